@@ -1,0 +1,89 @@
+"""The results table: its columns, and how it is written and read."""
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vitprobe_jax.errors import InputError
+
+METRICS = ("accuracy", "precision", "recall", "f1")
+
+SCHEMA = pa.schema(
+    [
+        ("study", pa.string()),
+        ("task", pa.string()),
+        ("dataset", pa.string()),
+        ("backbone", pa.string()),
+        ("family", pa.string()),
+        ("objective", pa.string()),
+        ("layer", pa.int32()),
+        ("token", pa.string()),
+        ("rule", pa.string()),
+        ("shots", pa.int32()),
+        ("trial", pa.int32()),
+        ("effective_shots", pa.int32()),
+        ("concept", pa.int32()),
+        ("name", pa.string()),
+        ("category", pa.string()),
+        ("n_pos_train", pa.int64()),
+        ("n_neg_train", pa.int64()),
+        ("n_pos_test", pa.int64()),
+        ("n_neg_test", pa.int64()),
+        ("threshold", pa.float64()),
+        *((metric, pa.float64()) for metric in METRICS),
+        ("degenerate", pa.bool_()),
+        ("skipped", pa.string()),
+    ]
+)
+"""One row per template and metric set. `shots`, `trial` and `effective_shots` are null for hyperplanes. A skipped row has
+its reason in `skipped` and nulls for threshold and metrics; every other row has null in `skipped` and finite numbers."""
+
+
+def make_table(rows: Iterable[Mapping]) -> pa.Table:
+    """Rows (dicts by column name) as a table in the schema's order.
+
+    Raises:
+        ValueError: a row that is not skipped holds a NaN or an infinity, or a metric outside [0, 1].
+    """
+    rows = list(rows)
+    for row in rows:
+        if row["skipped"] is None:
+            _check_numbers(row)
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _check_numbers(row: Mapping) -> None:
+    where = f"{row['backbone']} layer {row['layer']} {row['token']} {row['rule']} {row['name']} ({row['category']})"
+    if not math.isfinite(row["threshold"]):
+        raise ValueError(f"{where}: threshold is {row['threshold']}")
+    for metric in METRICS:
+        if not 0.0 <= row[metric] <= 1.0:
+            raise ValueError(f"{where}: {metric} is {row[metric]}")
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes whole or not at all: a half-written file never stands under `path`."""
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(table, partial)
+    os.replace(partial, path)
+
+
+def read_table(path: Path) -> pa.Table:
+    """Reads a results file.
+
+    Raises:
+        InputError: no such file, not a parquet file, or other columns than `SCHEMA`.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no results here; run a sweep with this --out first") from error
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a readable results file ({error}); run the sweep again") from error
+    if not table.schema.equals(SCHEMA):
+        raise InputError(f"{path}: its columns are not those of this version; run the sweep again")
+    return table

@@ -1,0 +1,51 @@
+"""The axis glossary and the few types that every room shares.
+
+Axis letters, in jaxtyping signatures and as suffixes in dense maths:
+
+    B  image of a batch            D  feature
+    I  image of a split            K  concept
+    T  token: prefix, then patches L  layer
+    P  patch (row-major)           H  head
+    R  row of an image: its patches, or one global row     S  shots
+    N  row of a feature table, N = I * R                   M  label slot of a row
+"""
+
+import dataclasses
+from typing import Literal, get_args
+
+Token = Literal["q", "k", "v", "x1", "xn", "x2"]
+"""A token that can be probed. `x2` is the final norm applied to the block's output."""
+
+Intermediate = Literal["q", "k", "v", "x1", "xn", "x2_raw", "x2", "attn"]
+"""All that can be taken from a block: the tokens, the un-normalised output and the attention maps."""
+
+Task = Literal["segmentation", "classification"]
+Rule = Literal["hyperplane", "cosine"]
+Split = Literal["train", "val"]
+FeatureNorm = Literal["none", "center", "standardize", "l2"]
+PatchLabel = Literal["majority", "nearest"]
+
+TOKENS: tuple[Token, ...] = get_args(Token)
+INTERMEDIATES: tuple[Intermediate, ...] = get_args(Intermediate)
+TASKS: tuple[Task, ...] = get_args(Task)
+RULES: tuple[Rule, ...] = get_args(Rule)
+SPLITS: tuple[Split, ...] = get_args(Split)
+FEATURE_NORMS: tuple[FeatureNorm, ...] = get_args(FeatureNorm)
+PATCH_LABELS: tuple[PatchLabel, ...] = get_args(PatchLabel)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Concept:
+    """A visual concept: what a probe decides about.
+
+    A label that stands in two categories is two concepts; `(number, category)` is the identity.
+
+    Attributes:
+        number: the label number of the data set, at least 1.
+        name: what people call it.
+        category: `object`, `part`, `material`, `scene`, `texture`, `color`, `class`, ...
+    """
+
+    number: int
+    name: str
+    category: str
