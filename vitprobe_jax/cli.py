@@ -65,4 +65,6 @@ def _find_flagfile(name: str, package: str | None) -> str:
         bundled = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".flags"))
         if name in bundled:
             return str(folder / name)
-    raise InputError(f"--flagfile: {name!r} is no file here, and none of the bundled ones ({', '.join(bundled) or 'none'})")
+    raise InputError(
+        f"--flagfile: {name!r} is no file here, and none of the bundled ones ({', '.join(bundled) or 'none'})"
+    )

@@ -1,0 +1,120 @@
+"""What every data set offers: photographs and what is annotated on them, by split."""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.types import Concept, Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotation:
+    """What is annotated on one image, in the data set's own label numbers.
+
+    Attributes:
+        masks: (category, label number of every pixel, 0 for none). Several masks of one category are allowed; a mask may
+            be smaller than its image, it always covers the whole of it.
+        labels: (category, label number) that hold for the whole image.
+    """
+
+    masks: tuple[tuple[str, Int[np.ndarray, "sh sw"]], ...] = ()
+    labels: tuple[tuple[str, int], ...] = ()
+
+
+class ImageSplit(Protocol):
+    """The images of one split, in a fixed order. Picklable: grain's worker processes get a copy."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What error messages and caches call the image: its path within the data set."""
+        ...
+
+    def image(self, index: int) -> Image.Image:
+        """The decoded image in RGB.
+
+        Raises:
+            InputError: the file is missing or cannot be decoded; names the file.
+        """
+        ...
+
+    def annotation(self, index: int) -> Annotation:
+        """What is annotated on the image.
+
+        Raises:
+            InputError: a mask is missing, of the wrong size, or holds an unknown label number; names the file.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set as the pipeline sees it.
+
+    Attributes:
+        name: what results call it, the whole of `--dataset` as given.
+        concepts: everything annotated, sorted by (category in the data set's own order, number).
+        splits: `train` (templates are fitted on it) and `val` (held out).
+        skip_corrupt: whether an image that cannot be decoded is left out with a warning (True) or ends the run (False).
+        fingerprint: hex digest that changes when the list of images or annotations changes.
+        unprobed: categories that are left out unless `--categories` names them.
+    """
+
+    name: str
+    concepts: tuple[Concept, ...]
+    splits: dict[Split, ImageSplit]
+    skip_corrupt: bool
+    fingerprint: str
+    unprobed: tuple[str, ...] = ()
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Category names in the data set's own order."""
+        return tuple(dict.fromkeys(concept.category for concept in self.concepts))
+
+    def select(self, categories: tuple[str, ...]) -> "Dataset":
+        """The same images with the concepts of these categories only; () means all but `unprobed`.
+
+        Raises:
+            InputError: a category that the data set does not have.
+        """
+        unknown = [name for name in categories if name not in self.categories]
+        if unknown:
+            raise InputError(
+                f"--categories: {', '.join(unknown)} not in {self.name}, which has {', '.join(self.categories)}"
+            )
+        wanted = categories or tuple(name for name in self.categories if name not in self.unprobed)
+        kept = tuple(concept for concept in self.concepts if concept.category in wanted)
+        return dataclasses.replace(self, concepts=kept)
+
+
+class ImageSubset:
+    """Some images of a split, as a split."""
+
+    def __init__(self, parent: ImageSplit, indices: Int[np.ndarray, "n"]):
+        self._parent = parent
+        self._indices = np.asarray(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def name(self, index: int) -> str:
+        return self._parent.name(int(self._indices[index]))
+
+    def image(self, index: int) -> Image.Image:
+        return self._parent.image(int(self._indices[index]))
+
+    def annotation(self, index: int) -> Annotation:
+        return self._parent.annotation(int(self._indices[index]))
+
+
+def draw_subset(split: ImageSplit, max_images: int, seed: int) -> ImageSplit:
+    """At most `max_images` images drawn without replacement by `seed`, in the split's order; 0 keeps all."""
+    if not max_images or max_images >= len(split):
+        return split
+    chosen = np.random.default_rng([seed, len(split)]).choice(len(split), max_images, replace=False)
+    return ImageSubset(split, np.sort(chosen))
