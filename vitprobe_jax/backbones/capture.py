@@ -1,0 +1,82 @@
+"""Any intermediate of any block, through Flax's `capture_intermediates` and `sow`."""
+
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, UInt8
+
+from vitprobe_jax.backbones.config import Preprocess, ViTConfig
+from vitprobe_jax.backbones.vit import Block, ViT
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.types import INTERMEDIATES, Intermediate
+
+
+def normalize(images: UInt8[Array, "B height width 3"], preprocess: Preprocess) -> Float[Array, "B height width 3"]:
+    """Pixels in 0..255 as the family's network expects them, in float32."""
+    mean = jnp.asarray(preprocess.mean, jnp.float32).reshape(1, 1, 1, 3)
+    std = jnp.asarray(preprocess.std, jnp.float32).reshape(1, 1, 1, 3)
+    return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def check_layers(layers: Sequence[int], config: ViTConfig) -> None:
+    """Refuses block numbers outside 0..L-1 with an `InputError`."""
+    wrong = [layer for layer in layers if not 0 <= layer < config.depth]
+    if wrong:
+        raise InputError(
+            f"--layers: no block {', '.join(map(str, wrong))} in a model with blocks 0..{config.depth - 1}"
+        )
+
+
+def capture(
+    config: ViTConfig,
+    params: Mapping,
+    images: Float[Array, "B height width 3"],
+    wanted: Sequence[tuple[int, Intermediate]],
+    *,
+    dtype=jnp.float32,
+) -> dict[tuple[int, Intermediate], Float[Array, "B ..."]]:
+    """The wanted intermediates, keyed by (block, name).
+
+    Call it inside a jitted function: what is not asked for, later blocks included, is then never computed, and
+    attention maps exist only when `attn` is wanted.
+
+    Args:
+        config: of the ViT.
+        params: its parameters.
+        images: normalised images; height and width are multiples of the patch size.
+        wanted: (block, name) pairs; names as in `types.Intermediate`.
+        dtype: of the computation and of what is returned (`attn` is float32 always).
+
+    Returns:
+        Tokens [B, T, D]: `q`, `k`, `v` are before scaling, heads concatenated; `x2` is the final norm of `x2_raw`, at
+        inner blocks too. Attention maps `attn` are [B, H, T, T], each row a distribution.
+
+    Raises:
+        InputError: a block or a name that does not exist.
+    """
+    unknown = {name for _, name in wanted} - set(INTERMEDIATES)
+    if unknown:
+        raise InputError(f"no intermediate {', '.join(sorted(unknown))}; there are {', '.join(INTERMEDIATES)}")
+    check_layers([layer for layer, _ in wanted], config)
+    model = ViT(config, dtype=dtype, keep_maps=any(name == "attn" for _, name in wanted))
+    _, state = model.apply({"params": params}, images, capture_intermediates=_is_kept, mutable=["intermediates"])
+
+    def take(layer: int, name: Intermediate) -> Float[Array, "B ..."]:
+        block = state["intermediates"][f"blocks_{layer}"]
+        if name in ("q", "k", "v"):
+            return jnp.split(block["attn"]["qkv"]["__call__"][0], 3, axis=-1)["qkv".index(name)]
+        if name == "attn":
+            return block["attn"]["attn"][0]
+        if name == "x1":
+            return block["x1"][0]
+        if name == "xn":
+            return block["norm2"]["__call__"][0]
+        x2_raw = block["__call__"][0]
+        return x2_raw if name == "x2_raw" else model.apply({"params": params}, x2_raw, method=ViT.final_norm)
+
+    return {(layer, name): take(layer, name) for layer, name in wanted}
+
+
+def _is_kept(module: nn.Module, method: str) -> bool:
+    return method == "__call__" and (isinstance(module, Block) or module.name in ("qkv", "norm2"))

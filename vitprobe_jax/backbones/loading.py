@@ -1,0 +1,128 @@
+"""Backbones by folder or by bundled name, whole or not at all."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import linen as nn
+from jaxtyping import Array, Float, UInt8
+
+from vitprobe_jax.backbones.capture import capture, normalize
+from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, ViTConfig
+from vitprobe_jax.backbones.mae_decoder import MAEDecoder
+from vitprobe_jax.backbones.untrained import UNTRAINED
+from vitprobe_jax.backbones.vit import ViT
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.types import Intermediate
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A frozen ViT: its record and its parameters.
+
+    Attributes:
+        spec: what `backbone.json` says.
+        params: of the encoder, as `ViT` names them.
+    """
+
+    spec: BackboneSpec
+    params: Mapping
+
+    def tokens(
+        self,
+        images: UInt8[Array | np.ndarray, "B height width 3"],
+        wanted: Sequence[tuple[int, Intermediate]],
+        *,
+        dtype: str = "float32",
+    ) -> dict[tuple[int, Intermediate], Float[Array, "B ..."]]:
+        """Intermediates of RGB images in 0..255 whose sides are multiples of the patch size; see `capture`."""
+        return _tokens(self.spec, tuple(wanted), dtype, self.params, images)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _tokens(spec: BackboneSpec, wanted, dtype: str, params, images):
+    return capture(spec.config, params, normalize(images, spec.preprocess), wanted, dtype=jnp.dtype(dtype))
+
+
+def load_backbone(name: str) -> Backbone:
+    """A converted backbone from its folder, or a bundled one by its name.
+
+    Raises:
+        InputError: neither a folder nor a bundled name; a folder that is not whole.
+    """
+    if name in UNTRAINED:
+        spec, make_params = UNTRAINED[name]
+        params = make_params()
+        return Backbone(dataclasses.replace(spec, sha256=_digest(params)), params)
+    folder = Path(name)
+    if not folder.is_dir():
+        raise InputError(
+            f"--backbones: {name!r} is neither a converted folder nor a bundled name ({', '.join(UNTRAINED)}); "
+            "convert an official file with `python -m checkpoints_convert`"
+        )
+    spec = read_spec(folder)
+    size = tuple(side * spec.config.patch_size for side in spec.config.grid)
+    return Backbone(spec, _restore(folder / "params", ViT(spec.config), jnp.zeros((1, *size, 3))))
+
+
+def load_decoder(folder: Path) -> tuple[DecoderConfig, Mapping]:
+    """MAE's decoder of a converted folder: its config and parameters.
+
+    Raises:
+        InputError: the folder holds no decoder, or is not whole.
+    """
+    spec = read_spec(folder)
+    if spec.decoder is None:
+        raise InputError(f"{folder}: its source file {spec.source} had no decoder; convert MAE's full checkpoint")
+    module = make_decoder(spec.config, spec.decoder)
+    patches = jnp.zeros((1, module.num_patches), jnp.int32)
+    encoded = jnp.zeros((1, 1 + module.num_patches, spec.config.width))
+    return spec.decoder, _restore(folder / "decoder", module, encoded, patches)
+
+
+def make_decoder(config: ViTConfig, decoder: DecoderConfig) -> MAEDecoder:
+    """The decoder module that belongs to an encoder."""
+    return MAEDecoder(decoder, config.grid[0] * config.grid[1], config.patch_size**2 * 3)
+
+
+def read_spec(folder: Path) -> BackboneSpec:
+    """The record of a converted folder.
+
+    Raises:
+        InputError: `backbone.json` is missing or damaged.
+    """
+    path = folder / "backbone.json"
+    try:
+        return BackboneSpec.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a converted backbone ({error}); convert the official file again") from error
+
+
+def _restore(path: Path, module: nn.Module, *example: Array) -> Mapping:
+    variables = jax.eval_shape(module.init, jax.random.key(0), *example)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), variables["params"]
+    )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(path.resolve(), target)
+    # Orbax and tensorstore raise many kinds for a damaged folder; none of them is a bug of ours.
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{path}: parameters cannot be read ({reason[0]}); convert the official file again") from error
+
+
+def _digest(params: Mapping) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()

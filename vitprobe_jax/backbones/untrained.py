@@ -1,0 +1,76 @@
+"""Bundled backbones with random weights: controls that show what the architecture alone gives.
+
+Each is initialised as its family's official code does before training, from a fixed seed, so that a demo needs no file.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import path_aware_map
+from jaxtyping import Array, Float
+
+from vitprobe_jax.backbones.config import BackboneSpec, Preprocess, ViTConfig
+from vitprobe_jax.backbones.families import FAMILIES
+from vitprobe_jax.backbones.vit import ViT
+
+OBJECTIVE = "untrained control"
+
+# The bundled models see `shapes` at its native 128 px: no resize, no crop.
+_PREPROCESS = Preprocess(resize_ratio=1.0)
+_SIZES = {"patch_size": 8, "width": 96, "depth": 4, "mlp_dim": 384, "grid": (16, 16)}
+
+
+def sincos_positions(width: int, grid: tuple[int, int]) -> Float[np.ndarray, "1 T {width}"]:
+    """MAE's fixed position embedding: sines and cosines of column, then row; zeros for [CLS]. Computed in float64."""
+    frequencies = 1.0 / 10000 ** (np.arange(width // 4) / (width // 4))
+    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (columns, rows)]
+    patches = np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
+    return np.concatenate([np.zeros((1, width)), patches])[None].astype(np.float32)
+
+
+def _init_dino(config: ViTConfig) -> Mapping:
+    """DINO's: every matrix and embedding from a normal of deviation 0.02 cut at two deviations, biases zero."""
+    return _init(config, jax.nn.initializers.truncated_normal(0.02))
+
+
+def _init_mae(config: ViTConfig) -> Mapping:
+    """MAE's: Xavier-uniform matrices, sine-cosine positions, [CLS] from a normal of deviation 0.02, biases zero."""
+    params = _init(config, jax.nn.initializers.xavier_uniform())
+    return {**params, "pos_embed": jnp.asarray(sincos_positions(config.width, config.grid))}
+
+
+def _init(config: ViTConfig, kernel_init: Callable[..., Array]) -> Mapping:
+    size = (1, *(side * config.patch_size for side in config.grid), 3)
+    variables = ViT(config).init(jax.random.key(0), jnp.zeros(size))
+    keys = iter(jax.random.split(jax.random.key(1), 1000))
+
+    def initialise(path: tuple[str, ...], leaf: Array) -> Array:
+        if path[-1] != "kernel":
+            return leaf
+        return kernel_init(next(keys), (np.prod(leaf.shape[:-1]), leaf.shape[-1])).reshape(leaf.shape)
+
+    return path_aware_map(initialise, variables["params"])
+
+
+def _spec(name: str, family: str, num_heads: int) -> BackboneSpec:
+    return BackboneSpec(
+        name=name,
+        family=family,
+        objective=OBJECTIVE,
+        config=ViTConfig(num_heads=num_heads, resample=FAMILIES[family].resample, **_SIZES),
+        preprocess=_PREPROCESS,
+        source="random initialisation, seed 0",
+    )
+
+
+def _entry(spec: BackboneSpec, init: Callable[[ViTConfig], Mapping]) -> tuple[BackboneSpec, Callable[[], Mapping]]:
+    return spec, lambda: init(spec.config)
+
+
+UNTRAINED: dict[str, tuple[BackboneSpec, Callable[[], Mapping]]] = {
+    "untrained_dino_tiny": _entry(_spec("untrained_dino_tiny", "dino", num_heads=3), _init_dino),
+    "untrained_mae_tiny": _entry(_spec("untrained_mae_tiny", "mae", num_heads=4), _init_mae),
+}
