@@ -23,9 +23,13 @@ def run(main: Callable[[Sequence[str]], None], *, flagfile_package: str | None =
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(_resolve_flagfiles(argv, flagfile_package))
+            positional = flags.FLAGS(_resolve_flagfiles(argv, flagfile_package))
         except (flags.Error, InputError, OSError) as error:
             _fail(str(error))
+        # absl would raise the default to INFO, where JAX tells of every backend it tries.
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = logging.WARNING
+        return positional
 
     def guarded(argv: Sequence[str]) -> None:
         try:
@@ -35,7 +39,6 @@ def run(main: Callable[[Sequence[str]], None], *, flagfile_package: str | None =
         except KeyboardInterrupt:
             _fail("interrupted; what was finished is kept", code=130)
 
-    logging.use_absl_handler()
     app.run(guarded, flags_parser=parse)
 
 

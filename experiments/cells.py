@@ -1,0 +1,215 @@
+"""One cell of the sweep: a token of a layer under a decision rule -> templates and rows of results."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from experiments.config import SweepConfig
+from vitprobe_jax.backbones.config import BackboneSpec
+from vitprobe_jax.data.labels import LabelTable
+from vitprobe_jax.features.extract import Cell
+from vitprobe_jax.features.table import FeatureTable
+from vitprobe_jax.metrics.balanced import BalancedMetrics, Counts, balanced_metrics
+from vitprobe_jax.metrics.counts import count_cosine, count_hyperplanes, to_counts
+from vitprobe_jax.metrics.results import METRICS
+from vitprobe_jax.probes.cosine import fit_cosine
+from vitprobe_jax.probes.feature_norm import Affine, fit_feature_norm
+from vitprobe_jax.probes.hyperplane import fit_hyperplanes
+from vitprobe_jax.probes.sampling import (
+    ImageDraw,
+    RowPool,
+    concept_identity,
+    draw_pools,
+    draw_queries,
+    draw_support,
+    rows_by_concept,
+)
+from vitprobe_jax.probes.templates import Templates, check_finite
+from vitprobe_jax.probes.trials import Trials
+from vitprobe_jax.types import Rule
+
+STUDY = "directions"
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """All that is drawn before any feature is seen: the same for every token and layer of a grid.
+
+    Attributes:
+        labels: of the training rows.
+        pools: of the hyperplane rule, one a concept.
+        support: of the cosine rule.
+        queries: of the cosine rule, images of the held-out split.
+        n_pos_test: held-out rows that carry each concept.
+        n_neg_test: held-out rows that carry another concept of its category.
+    """
+
+    labels: LabelTable
+    pools: list[RowPool]
+    support: ImageDraw
+    queries: ImageDraw
+    n_pos_test: np.ndarray
+    n_neg_test: np.ndarray
+
+    @classmethod
+    def draw(cls, train: LabelTable, val: LabelTable, config: SweepConfig) -> "Design":
+        """Draws pools, support sets and queries by the run's seed."""
+        n_pos_test = np.array([len(rows) for rows in rows_by_concept(val)])
+        members = np.array([val.in_category(c).sum() for c in range(len(val.categories))], int)
+        return cls(
+            labels=train,
+            pools=draw_pools(train, ratio=config.hyperplane.pool_ratio, seed=config.seed),
+            support=draw_support(train, shots=max(config.shots), trials=config.trials, seed=config.seed),
+            queries=draw_queries(val, trials=config.trials, seed=config.seed),
+            n_pos_test=n_pos_test,
+            n_neg_test=members[val.concept_category] - n_pos_test,
+        )
+
+    def skipped(self, rule: Rule, min_positives: int) -> dict[int, str]:
+        """The concepts that this rule cannot probe, with the reason."""
+        reasons = {}
+        for k, pool in enumerate(self.pools):
+            if len(pool.positives) == 0:
+                reasons[k] = "no positives in train"
+            elif self.n_pos_test[k] == 0:
+                reasons[k] = "no positives in val"
+            elif len(pool.positives) < min_positives:
+                reasons[k] = f"{len(pool.positives)} positives in train, fewer than --min_positives={min_positives}"
+            elif rule == "hyperplane" and pool.num_negatives == 0:
+                reasons[k] = "no negatives in train"
+        return reasons
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepCell:
+    """A token of a layer of a backbone, with its tables on the devices."""
+
+    config: SweepConfig
+    dataset: str
+    backbone: BackboneSpec
+    cell: Cell
+    design: Design
+    train: FeatureTable
+    val: FeatureTable
+
+    def run(self, rule: Rule) -> tuple[Templates, list[dict]]:
+        """Fits and evaluates every concept under one rule: the templates, and the rows of the results table."""
+        skipped = self.design.skipped(rule, self.config.min_positives)
+        probed = np.array([k for k in range(len(self.design.pools)) if k not in skipped], np.int32)
+        norm = fit_feature_norm(self.train, kind=self.config.feature_norm)
+        probe = {"hyperplane": self._hyperplane, "cosine": self._cosine}[rule]
+        arrays, numbers, counts = probe(probed, norm)
+        diverged = check_finite(*(np.moveaxis(arrays[name], axis, 0) for name, axis in _CONCEPT_AXIS[rule].items()))
+        skipped |= {int(probed[i]): reason for i, reason in diverged.items()}
+        kept = np.array([i for i in range(len(probed)) if i not in diverged], int)
+        arrays |= {name: arrays[name].take(kept, axis) for name, axis in _CONCEPT_AXIS[rule].items()}
+        layer, token = self.cell
+        templates = Templates(
+            task=self.config.task,
+            backbone=self.backbone.name,
+            layer=layer,
+            token=token,
+            rule=rule,
+            concepts=tuple(self.design.labels.concepts[probed[i]] for i in kept),
+            arrays=arrays,
+            shots=self.config.shots if rule == "cosine" else (),
+        )
+        metrics = balanced_metrics(counts)
+        rows = [self._skipped_row(rule, k, shots, skipped[k]) for k in sorted(skipped) for shots in self._shots(rule)]
+        for place in np.ndindex(counts.tp.shape):
+            if place[-1] not in diverged:
+                rows.append(
+                    self._row(rule, int(probed[place[-1]])) | numbers(place) | _measured(metrics, counts, place)
+                )
+        return templates, rows
+
+    def _hyperplane(self, probed: np.ndarray, norm: Affine):
+        labels = self.design.labels
+        pools = [self.design.pools[k] for k in probed]
+        identities = [concept_identity(labels.concepts[k]) for k in probed]
+        key = jax.random.key(self.config.seed)
+        w, b = fit_hyperplanes(key, self.train.flat, pools, identities, norm=norm, config=self.config.hyperplane)
+        counts = to_counts(count_hyperplanes(self.val, probed, labels.concept_category[probed], w, b))
+        b = np.asarray(b)
+
+        def numbers(place):
+            pool = pools[place[-1]]
+            return {"n_pos_train": len(pool.positives), "n_neg_train": pool.num_negatives, "threshold": float(b[place])}
+
+        return {"w": np.asarray(w), "b": b}, numbers, counts
+
+    def _cosine(self, probed: np.ndarray, norm: Affine):
+        shots, support = self.config.shots, self.design.support
+        alpha, t, fitted_on = fit_cosine(self.train, self._trials(support, probed), norm=norm, shots=shots)
+        counts = to_counts(count_cosine(self.val, self._trials(self.design.queries, probed), alpha, t, norm=norm))
+        t, fitted_on = np.asarray(t), np.asarray(fitted_on)
+
+        def numbers(place):
+            s, trial, i = place
+            return {
+                "shots": shots[s],
+                "trial": trial,
+                "effective_shots": min(shots[s], int(support.counts[probed[i], trial])),
+                "n_pos_train": int(fitted_on[*place, 0]),
+                "n_neg_train": int(fitted_on[*place, 1]),
+                "threshold": float(t[place]),
+            }
+
+        arrays = {"alpha": np.asarray(alpha), "t": t, "shift": np.asarray(norm.shift), "scale": np.asarray(norm.scale)}
+        return arrays, numbers, counts
+
+    def _trials(self, draw: ImageDraw, probed: np.ndarray) -> Trials:
+        category = self.design.labels.concept_category[probed]
+        return Trials(probed, category, np.maximum(draw.images[probed], 0), draw.counts[probed])
+
+    def _shots(self, rule: Rule) -> tuple[int | None, ...]:
+        return self.config.shots if rule == "cosine" else (None,)
+
+    def _row(self, rule: Rule, k: int) -> dict:
+        """What stands in every row of a concept."""
+        concept = self.design.labels.concepts[k]
+        layer, token = self.cell
+        return {
+            "study": STUDY,
+            "task": self.config.task,
+            "dataset": self.dataset,
+            "backbone": self.backbone.name,
+            "family": self.backbone.family,
+            "objective": self.backbone.objective,
+            "layer": layer,
+            "token": token,
+            "rule": rule,
+            "shots": None,
+            "trial": None,
+            "effective_shots": None,
+            "concept": concept.number,
+            "name": concept.name,
+            "category": concept.category,
+            "skipped": None,
+        }
+
+    def _skipped_row(self, rule: Rule, k: int, shots: int | None, reason: str) -> dict:
+        pool = self.design.pools[k]
+        numbers = {
+            "shots": shots,
+            "n_pos_train": len(pool.positives),
+            "n_neg_train": pool.num_negatives,
+            "n_pos_test": int(self.design.n_pos_test[k]),
+            "n_neg_test": int(self.design.n_neg_test[k]),
+            "degenerate": False,
+            "skipped": reason,
+        }
+        return self._row(rule, k) | numbers
+
+
+_CONCEPT_AXIS: dict[Rule, dict[str, int]] = {"hyperplane": {"w": 0, "b": 0}, "cosine": {"alpha": 2, "t": 2}}
+
+
+def _measured(metrics: BalancedMetrics, counts: Counts, place: tuple[int, ...]) -> dict:
+    return {
+        "n_pos_test": int(counts.n_pos[place]),
+        "n_neg_test": int(counts.n_neg[place]),
+        **{metric: float(getattr(metrics, metric)[place]) for metric in METRICS},
+        "degenerate": bool(metrics.degenerate[place]),
+    }

@@ -1,0 +1,210 @@
+"""Flags -> one frozen, validated record. The flags that all studies share are defined here, once."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.probes.hyperplane import HyperplaneConfig
+from vitprobe_jax.types import (
+    FEATURE_NORMS,
+    PATCH_LABELS,
+    RULES,
+    TASKS,
+    TOKENS,
+    FeatureNorm,
+    PatchLabel,
+    Rule,
+    Task,
+    Token,
+)
+
+CROPS = ("auto", "family", "none")
+DTYPES = ("float32", "bfloat16")
+NOT_IN_RESULTS = ("out", "resume", "cache_dir", "num_workers")
+"""Fields that change where and how fast, never what."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every study asks for: data, backbones, tokens, extraction, results folder.
+
+    Attributes are the flags of the same names (`--help`); `image_size` is (height, width), None for the backbone's own.
+    """
+
+    dataset: str
+    backbones: tuple[str, ...]
+    tokens: tuple[Token, ...]
+    layers: str | tuple[int, ...]
+    image_size: tuple[int, int] | None
+    batch_size: int
+    dtype: str
+    crop: str
+    patch_label: PatchLabel
+    max_images: int
+    num_workers: int
+    cache_dir: Path | None
+    out: Path
+    seed: int
+    resume: bool
+
+    def __post_init__(self):
+        _require_choices("tokens", self.tokens, TOKENS)
+        _require(bool(self.dataset), "dataset", "name one, as shapes:400 or broden:DIR")
+        _require(bool(self.backbones), "backbones", "name one at least")
+        _require(len(set(self.backbones)) == len(self.backbones), "backbones", "a name stands twice")
+        _require(self.batch_size >= 1, "batch_size", "must be at least 1")
+        _require(self.max_images >= 0, "max_images", "must be 0 (all) or more")
+        _require(self.num_workers >= 0, "num_workers", "must be 0 (threads) or more")
+        _require(0 <= self.seed < 2**32, "seed", "must be a number from 0 to 2^32 - 1")
+        _require(str(self.out) != "", "out", "name a results folder")
+
+    def blocks(self, depth: int) -> tuple[int, ...]:
+        """The wanted block numbers of a model with `depth` blocks."""
+        if self.layers == "all":
+            return tuple(range(depth))
+        return (depth - 1,) if self.layers == "last" else self.layers
+
+    def resolved(self) -> dict:
+        """Every field, JSON-ready."""
+        record = dataclasses.asdict(self)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in record.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepConfig(RunConfig):
+    """The main study's own flags beside the shared ones."""
+
+    task: Task
+    rules: tuple[Rule, ...]
+    shots: tuple[int, ...]
+    trials: int
+    categories: tuple[str, ...]
+    min_positives: int
+    feature_norm: FeatureNorm
+    hyperplane: HyperplaneConfig = dataclasses.field(default_factory=HyperplaneConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_choices("rules", self.rules, RULES)
+        _require(bool(self.shots) and min(self.shots) >= 1, "shots", "name one at least, each 1 or more")
+        _require(len(set(self.shots)) == len(self.shots), "shots", "a number stands twice")
+        _require(self.trials >= 1, "trials", "must be at least 1")
+        _require(self.min_positives >= 1, "min_positives", "must be at least 1")
+
+
+def define_run_flags() -> None:
+    """The flags of `RunConfig`; every study calls this once."""
+    flags.DEFINE_string("dataset", "", "What to probe: broden:DIR, imagefolder:DIR or shapes:N (procedural, N images).")
+    flags.DEFINE_list("backbones", [], "Converted backbone folders or bundled names.")
+    flags.DEFINE_list("tokens", list(TOKENS), f"Tokens to probe, of {','.join(TOKENS)}.")
+    flags.DEFINE_string("layers", "last", "Blocks to probe: last, all, or numbers from 0 on, as 0,5,11.")
+    flags.DEFINE_string("image_size", "", "Side in pixels, as 224, or HEIGHTxWIDTH; default: each backbone's own.")
+    flags.DEFINE_integer("batch_size", 32, "Images a forward pass.")
+    flags.DEFINE_enum("dtype", "float32", DTYPES, "Of the forward pass and of the feature table.")
+    flags.DEFINE_enum(
+        "crop",
+        "auto",
+        CROPS,
+        "family: resize the short side and crop the centre as the family's evaluation does; none: the whole image is "
+        "resized to --image_size; auto: none for segmentation, family otherwise.",
+    )
+    flags.DEFINE_enum("patch_label", "majority", PATCH_LABELS, "How a mask becomes one label a patch.")
+    flags.DEFINE_integer("max_images", 0, "Use at most so many images of each split, drawn by --seed; 0 for all.")
+    flags.DEFINE_integer("num_workers", 0, "Processes that decode images; 0 decodes in threads.")
+    flags.DEFINE_string("cache_dir", "", "Keep extracted features here; a later sweep reuses them.")
+    flags.DEFINE_string("out", "", "Results folder.")
+    flags.DEFINE_integer("seed", 0, "All randomness.")
+    flags.DEFINE_boolean("resume", False, "Go on where a stopped run with the same flags left off.")
+
+
+def define_sweep_flags() -> None:
+    """The flags of `SweepConfig`."""
+    define_run_flags()
+    flags.DEFINE_enum("task", "segmentation", TASKS, "Probe patches (segmentation) or [CLS] (classification).")
+    flags.DEFINE_list("rules", list(RULES), f"Decision rules, of {','.join(RULES)}.")
+    flags.DEFINE_list("shots", ["1", "5", "10", "50", "100", "500"], "Support images of cosine templates.")
+    flags.DEFINE_integer("trials", 10, "Random draws of support images.")
+    flags.DEFINE_list("categories", [], "Concept categories to probe; default: all but color.")
+    flags.DEFINE_integer(
+        "min_positives", 5, "Concepts with fewer positive training rows are reported as skipped, not probed."
+    )
+    flags.DEFINE_enum("feature_norm", "none", FEATURE_NORMS, "Normalisation of features, by training statistics.")
+
+
+def run_values(values: flags.FlagValues) -> dict:
+    """The fields of `RunConfig` from parsed flags."""
+    return {
+        "dataset": values.dataset,
+        "backbones": tuple(values.backbones),
+        "tokens": tuple(values.tokens),
+        "layers": _layers(values.layers),
+        "image_size": _image_size(values.image_size),
+        "batch_size": values.batch_size,
+        "dtype": values.dtype,
+        "crop": values.crop,
+        "patch_label": values.patch_label,
+        "max_images": values.max_images,
+        "num_workers": values.num_workers,
+        "cache_dir": Path(values.cache_dir) if values.cache_dir else None,
+        "out": Path(values.out) if values.out else _missing("out", "name a results folder"),
+        "seed": values.seed,
+        "resume": values.resume,
+    }
+
+
+def sweep_config(values: flags.FlagValues) -> SweepConfig:
+    """The sweep's record from parsed flags.
+
+    Raises:
+        InputError: a value that makes no sense; names the flag.
+    """
+    return SweepConfig(
+        **run_values(values),
+        task=values.task,
+        rules=tuple(values.rules),
+        shots=tuple(sorted(_numbers("shots", values.shots))),
+        trials=values.trials,
+        categories=tuple(values.categories),
+        min_positives=values.min_positives,
+        feature_norm=values.feature_norm,
+    )
+
+
+def _layers(text: str) -> str | tuple[int, ...]:
+    if text in ("last", "all"):
+        return text
+    return tuple(sorted(set(_numbers("layers", text.split(",")))))
+
+
+def _image_size(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    _require(bool(match) and int(match[1]) > 0 and match[2] != "0", "image_size", f"{text!r} is not 224 or 224x448")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _numbers(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
+    wrong = [text for text in texts if not re.fullmatch(r"\d+", text.strip())]
+    _require(not wrong, flag, f"{', '.join(map(repr, wrong))} is not a whole number")
+    return tuple(int(text) for text in texts)
+
+
+def _require_choices(flag: str, values: Sequence[str], choices: Sequence[str]) -> None:
+    unknown = [value for value in values if value not in choices]
+    _require(not unknown, flag, f"{', '.join(map(repr, unknown))} unknown; choose from {', '.join(choices)}")
+    _require(bool(values), flag, f"name one at least of {', '.join(choices)}")
+    _require(len(set(values)) == len(values), flag, "a value stands twice")
+
+
+def _require(holds: bool, flag: str, mend: str) -> None:
+    if not holds:
+        _missing(flag, mend)
+
+
+def _missing(flag: str, mend: str):
+    raise InputError(f"--{flag}: {mend}")

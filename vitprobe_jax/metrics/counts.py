@@ -1,0 +1,65 @@
+"""Templates x held-out rows -> counts, streamed: no matrix of all rows and all concepts is ever held."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vitprobe_jax.features.table import FeatureTable, membership
+from vitprobe_jax.metrics.balanced import Counts
+from vitprobe_jax.probes.cosine import cosine
+from vitprobe_jax.probes.feature_norm import Affine
+from vitprobe_jax.probes.trials import Trials, map_trials
+
+CHUNK_BYTES = 1 << 28
+"""Bound on the scores that are held at a time."""
+
+
+@jax.jit
+def count_hyperplanes(
+    table: FeatureTable,
+    concept: Int[Array, " K"],
+    category: Int[Array, " K"],
+    w: Float[Array, "K D"],
+    b: Float[Array, " K"],
+) -> Int[Array, "K 4"]:
+    """(tp, fp, n_pos, n_neg) of every hyperplane over all rows of the table; row z is found where `w @ z - b >= 0`.
+
+    Scores are products of float32 weights with rows as the table holds them, summed in float32.
+    """
+
+    def count_one(item):
+        concept, category, w, b = item
+        scores_IxR = jnp.einsum("ird,d->ir", table.rows, w, preferred_element_type=jnp.float32)
+        return _tally(scores_IxR - b >= 0, membership(table.slots, table.slot_category, concept, category))
+
+    chunk = max(1, CHUNK_BYTES // (8 * table.slots.shape[0] * table.slots.shape[1]))
+    return jax.lax.map(count_one, (concept, category, w, b), batch_size=chunk)
+
+
+@jax.jit
+def count_cosine(
+    table: FeatureTable,
+    trials: Trials,
+    alpha: Float[Array, "shots trials K D"],
+    t: Float[Array, "shots trials K"],
+    *,
+    norm: Affine,
+) -> Int[Array, "shots trials K 4"]:
+    """(tp, fp, n_pos, n_neg) of every cosine template over the rows of its query images (`sampling.draw_queries`)."""
+
+    def count_one(z_SxRxD, sides, alpha, t):
+        score = jax.vmap(cosine, in_axes=(None, 0))
+        return jax.vmap(_tally, in_axes=(0, None))(score(z_SxRxD, alpha) >= t.reshape(-1, 1, 1), sides)
+
+    return map_trials(count_one, table, norm, trials, alpha, t)
+
+
+def to_counts(counted: Int[np.ndarray, "*shape 4"]) -> Counts:
+    """What the functions of this module return, by name."""
+    return Counts(*np.moveaxis(np.asarray(counted, np.int64), -1, 0))
+
+
+def _tally(found, sides):
+    counts = (found & sides.pos, found & sides.neg, sides.pos, sides.neg)
+    return jnp.stack([jnp.sum(which, dtype=jnp.int32) for which in counts])

@@ -1,0 +1,238 @@
+"""Hyperplane templates: binary logistic regressions with hard-negative mining, all concepts in one jit call.
+
+The protocol is section 3.5 of the paper (after Interpretable Basis Decomposition, ECCV 2018): five rounds, each of three
+epochs over all positives and twice as many negatives; the first round's are random from the concept's pool, later ones
+are the highest-scoring of the pool under the current template.
+
+Concepts differ in size by orders of magnitude, so padding all to the largest cannot work. They are sorted into buckets
+whose capacities grow by sqrt(2); within a bucket they are vmapped, in chunks that fit a memory bound.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+from vitprobe_jax.probes.feature_norm import Affine
+from vitprobe_jax.probes.sampling import RowPool
+
+MIN_CAPACITY = 32
+GROWTH = 2**0.5
+CHUNK_BYTES = 1 << 29
+"""Bound on what one chunk of concepts adds to memory beside the table."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HyperplaneConfig:
+    """The protocol's numbers; the defaults are the paper's where it gives them.
+
+    Attributes:
+        rounds: of mining; the first trains on random negatives.
+        epochs: passes over the round's rows.
+        pool_ratio: size of the negative pool, in positives.
+        negative_ratio: negatives of a round, in positives.
+        batch_size: rows a gradient step.
+        optimizer: optax optimiser.
+        learning_rate: of the optimiser, on rows as the feature norm leaves them.
+    """
+
+    rounds: int = 5
+    epochs: int = 3
+    pool_ratio: int = 20
+    negative_ratio: int = 2
+    batch_size: int = 128
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bucket:
+    """Concepts of similar size, padded to one capacity."""
+
+    concepts: Int[np.ndarray | Array, " C"]
+    identity: UInt32[np.ndarray | Array, " C"]
+    positives: Int[np.ndarray | Array, "C P"]
+    n_pos: Int[np.ndarray | Array, " C"]
+    pool: Int[np.ndarray | Array, "C Q"]
+    n_pool: Int[np.ndarray | Array, " C"]
+
+
+jax.tree_util.register_dataclass(_Bucket, [field.name for field in dataclasses.fields(_Bucket)], [])
+
+
+def fit_hyperplanes(
+    key: Key[Array, ""],
+    rows: Float[Array, "N D"],
+    pools: Sequence[RowPool],
+    identities: Sequence[int],
+    *,
+    norm: Affine,
+    config: HyperplaneConfig,
+) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
+    """Fits one hyperplane a concept; row z is positive where `w @ z - b >= 0`.
+
+    Args:
+        key: randomness of all concepts; each folds in its own identity, so it never depends on the others.
+        rows: the table's training rows, raw, any float dtype.
+        pools: the rows of every concept, which may be none; each has a positive and a negative at least.
+        identities: 32-bit number of every concept, unique and stable.
+        norm: feature norm in whose coordinates the regression is done; the result is folded back to raw rows.
+        config: the protocol's numbers.
+
+    Returns:
+        w and b in float32, in the order of `pools`. A regression that diverged is not finite: the caller checks.
+    """
+    if not pools:
+        return jnp.zeros((0, rows.shape[1])), jnp.zeros(0)
+    buckets = make_buckets(pools, identities, config)
+    w, b = _fit_buckets(key, rows, buckets, norm, config)
+    order = np.argsort(np.concatenate([bucket.concepts for bucket in buckets]))
+    return norm.fold(w[order], b[order])
+
+
+def make_buckets(pools: Sequence[RowPool], identities: Sequence[int], config: HyperplaneConfig) -> tuple[_Bucket, ...]:
+    """Sorts concepts by size into buckets; the grid of capacities is fixed, so a concept's bucket is its own affair."""
+    capacities = [_capacity(len(pool.positives)) for pool in pools]
+    buckets = []
+    for capacity in sorted(set(capacities)):
+        chosen = np.array([k for k, c in enumerate(capacities) if c == capacity], np.int32)
+        pool_width = max(len(pools[k].negatives) for k in chosen)
+        pool_width = min(config.pool_ratio * capacity, _capacity(pool_width))
+        buckets.append(
+            _Bucket(
+                concepts=chosen,
+                identity=np.array([identities[k] for k in chosen], np.uint32),
+                positives=_pad([pools[k].positives for k in chosen], capacity),
+                n_pos=np.array([len(pools[k].positives) for k in chosen], np.int32),
+                pool=_pad([pools[k].negatives for k in chosen], pool_width),
+                n_pool=np.array([len(pools[k].negatives) for k in chosen], np.int32),
+            )
+        )
+    return tuple(buckets)
+
+
+def _capacity(size: int) -> int:
+    capacity = float(MIN_CAPACITY)
+    while int(capacity) < size:
+        capacity *= GROWTH
+    return int(capacity)
+
+
+def _pad(rows: list[np.ndarray], width: int) -> np.ndarray:
+    padded = np.zeros((len(rows), width), np.int32)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    return padded
+
+
+@jax.jit(static_argnames="config")
+def _fit_buckets(key, rows, buckets: tuple[_Bucket, ...], norm: Affine, config: HyperplaneConfig):
+    fitted = []
+    for bucket in buckets:
+        num_rows, width = rows.shape
+        per_concept = 4 * (num_rows + 2 * bucket.pool.shape[1] + 8 * bucket.positives.shape[1])
+        per_concept += 4 * width * config.batch_size * 3
+        chunk = max(1, min(len(bucket.concepts), CHUNK_BYTES // per_concept))
+        fitted.append(_map_chunks(lambda part: _fit_chunk(key, rows, part, norm, config), bucket, chunk))
+    return jnp.concatenate([w for w, _ in fitted]), jnp.concatenate([b for _, b in fitted])
+
+
+def _map_chunks(fit, bucket: _Bucket, chunk: int):
+    """`fit` over chunks of equal size one after the other; the last one is filled up with repeated concepts."""
+    count = len(bucket.concepts)
+    num_chunks = -(-count // chunk)
+    take = np.minimum(np.arange(num_chunks * chunk), count - 1).reshape(num_chunks, chunk)
+    results = jax.lax.map(fit, jax.tree.map(lambda leaf: jnp.asarray(leaf)[take], bucket))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], results)
+
+
+def _fit_chunk(key, rows, bucket: _Bucket, norm: Affine, config: HyperplaneConfig):
+    keys = jax.vmap(lambda identity: jax.random.fold_in(key, identity))(bucket.identity)
+    optimizer = make_optimizer(config)
+    w_CxD = jnp.zeros((len(keys), rows.shape[1]))
+    b_C = jnp.zeros(len(keys))
+    state = jax.vmap(optimizer.init)((w_CxD, b_C))
+
+    def one_round(carry, round_number):
+        (w_CxD, b_C), state = carry
+        round_keys = jax.vmap(lambda k: jax.random.fold_in(k, round_number))(keys)
+        scores_CxQ = jax.lax.cond(
+            round_number == 0,
+            lambda: jax.vmap(lambda k: jax.random.uniform(k, bucket.pool.shape[1:]))(round_keys),
+            lambda: _score_pools(rows, norm, w_CxD, b_C, bucket.pool),
+        )
+        index, is_pos, valid = jax.vmap(lambda *a: _round_rows(*a, ratio=config.negative_ratio))(bucket, scores_CxQ)
+        train = jax.vmap(lambda *a: _train(rows, norm, optimizer, config, *a))
+        return train(round_keys, index, is_pos, valid, (w_CxD, b_C), state), None
+
+    (params, _), _ = jax.lax.scan(one_round, ((w_CxD, b_C), state), jnp.arange(config.rounds))
+    return params
+
+
+def make_optimizer(config: HyperplaneConfig) -> optax.GradientTransformation:
+    """The optax optimiser of the regressions."""
+    return {"adam": optax.adam, "sgd": optax.sgd}[config.optimizer](config.learning_rate)
+
+
+def _score_pools(rows, norm: Affine, w_CxD, b_C, pool_CxQ):
+    """Scores of every concept's own pool: one matmul over all rows, read out by place.
+
+    Thresholds do not matter to the order, and are left out.
+    """
+    raw_CxD, _ = norm.fold(w_CxD, b_C)
+    scores_CxN = jnp.einsum("cd,nd->cn", raw_CxD.astype(rows.dtype), rows, preferred_element_type=jnp.float32)
+    return jnp.take_along_axis(scores_CxN, pool_CxQ, axis=1)
+
+
+def _round_rows(concept: _Bucket, scores_Q, *, ratio: int):
+    """The rows of one concept's round: all positives, then the best-scored negatives of its pool, then padding.
+
+    Returns:
+        Row numbers, which of them are positives, which are real: a place means the same in any capacity.
+    """
+    capacity, pool_width = concept.positives.shape[0], concept.pool.shape[0]
+    n_neg = jnp.minimum(ratio * concept.n_pos, concept.n_pool)
+    scores_Q = jnp.where(jnp.arange(pool_width) < concept.n_pool, scores_Q, -jnp.inf)
+    _, hardest = jax.lax.top_k(scores_Q, min(ratio * capacity, pool_width))
+    place = jnp.arange(capacity + len(hardest))
+    is_pos = place < concept.n_pos
+    negatives = concept.pool[hardest][jnp.clip(place - concept.n_pos, 0, len(hardest) - 1)]
+    index = jnp.where(is_pos, concept.positives[jnp.minimum(place, capacity - 1)], negatives)
+    return index, is_pos, place < concept.n_pos + n_neg
+
+
+def _train(rows, norm: Affine, optimizer, config: HyperplaneConfig, key, index, is_pos, valid, params, state):
+    """`epochs` passes of minibatch steps over one concept's rows, shuffled anew for each."""
+    num_batches = -(-len(index) // config.batch_size)
+    padding = num_batches * config.batch_size - len(index)
+
+    def loss(params, z, target, mask):
+        w, b = params
+        losses = optax.sigmoid_binary_cross_entropy(jnp.einsum("nd,d->n", z, w) - b, target)
+        return jnp.sum(losses * mask) / jnp.maximum(jnp.sum(mask), 1)
+
+    def step(carry, place):
+        params, state = carry
+        mask = valid.at[place].get(mode="fill", fill_value=False)
+        target = is_pos.at[place].get(mode="clip").astype(jnp.float32)
+        z = norm(rows[index.at[place].get(mode="clip")])
+        gradient = jax.grad(loss)(params, z, target, mask)
+        updates, new_state = optimizer.update(gradient, state, params)
+        new = (optax.apply_updates(params, updates), new_state)
+        # Only the padding of a bucket makes an empty batch: it must leave no trace, not even in Adam's moments.
+        return jax.tree.map(lambda a, b: jnp.where(jnp.any(mask), a, b), new, carry), None
+
+    def epoch(carry, number):
+        # The random bits of a place depend on the key and the place alone, so real rows come in the same order in any
+        # capacity; padding goes last.
+        bits = jax.random.bits(jax.random.fold_in(key, number), (len(index),)) >> 1
+        order = jnp.argsort(jnp.where(valid, bits, jnp.uint32(0xFFFFFFFF)))
+        order = jnp.pad(order, (0, padding), constant_values=len(index))
+        return jax.lax.scan(step, carry, order.reshape(num_batches, config.batch_size))[0], None
+
+    return jax.lax.scan(epoch, (params, state), 1 + jnp.arange(config.epochs))[0]

@@ -1,0 +1,127 @@
+"""Templates as files: saved beside the results, loaded again, applied to new images."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from vitprobe_jax.backbones.loading import Backbone
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.features.extract import select_rows
+from vitprobe_jax.probes.cosine import cosine
+from vitprobe_jax.probes.feature_norm import Affine
+from vitprobe_jax.types import Concept, Rule, Task, Token
+
+
+@dataclasses.dataclass(frozen=True)
+class Templates:
+    """All templates of one backbone, layer, token and rule.
+
+    Attributes:
+        task: which rows they are for: patches (`segmentation`) or the global row (`classification`).
+        backbone: name of the backbone they were fitted on.
+        layer: block number.
+        token: token name.
+        rule: `hyperplane` or `cosine`.
+        concepts: the K concepts that have a template.
+        arrays: hyperplane: `w` [K, D], `b` [K]. cosine: `alpha` [shots, trials, K, D], `t` [shots, trials, K], and the
+            feature norm's `shift` [D] and `scale` [D]. All apply to raw tokens.
+        shots: shot counts of the first axis of `alpha`; () for hyperplanes.
+    """
+
+    task: Task
+    backbone: str
+    layer: int
+    token: Token
+    rule: Rule
+    concepts: tuple[Concept, ...]
+    arrays: dict[str, Float[np.ndarray, "..."]]
+    shots: tuple[int, ...] = ()
+
+    def margins(self, rows: Float[Array | np.ndarray, "*rows D"]) -> Float[Array, "*rows templates"]:
+        """How far raw rows lie on the positive side: `w @ z - b`, or `cosine(z, alpha) - t`.
+
+        The last axis runs over concepts; for cosine over (shots, trials, concepts) flattened, in this order.
+        """
+        rows = jnp.asarray(rows, jnp.float32)
+        if self.rule == "hyperplane":
+            scores = jnp.einsum("...d,kd->...k", rows, self.arrays["w"], precision=jax.lax.Precision.HIGHEST)
+            return scores - self.arrays["b"].reshape((1,) * (rows.ndim - 1) + (-1,))
+        rows = Affine(jnp.asarray(self.arrays["shift"]), jnp.asarray(self.arrays["scale"]))(rows)
+        alpha = jnp.asarray(self.arrays["alpha"]).reshape(-1, rows.shape[-1])
+        scores = jax.vmap(cosine, in_axes=(None, 0), out_axes=-1)(rows, alpha)
+        return scores - self.arrays["t"].reshape((1,) * (rows.ndim - 1) + (-1,))
+
+    def predict(
+        self, backbone: Backbone, images: UInt8[np.ndarray, "B height width 3"]
+    ) -> Bool[np.ndarray, "B *grid templates"]:
+        """Where each concept is found on new images.
+
+        Args:
+            backbone: the one that the templates were fitted on.
+            images: RGB in 0..255, sides multiples of the patch size.
+
+        Returns:
+            [B, rows, columns, K] on the patch grid for segmentation, [B, K] for classification; the last axis as in
+            `margins`.
+
+        Raises:
+            InputError: another backbone than that of the templates.
+        """
+        if backbone.spec.name != self.backbone:
+            raise InputError(f"these templates were fitted on {self.backbone}, not on {backbone.spec.name}")
+        config = backbone.spec.config
+        tokens = backbone.tokens(images, [(self.layer, self.token)])[self.layer, self.token]
+        found = np.asarray(self.margins(select_rows(tokens, config, self.task)) >= 0)
+        if self.task == "classification":
+            return found[:, 0]
+        grid = (images.shape[1] // config.patch_size, images.shape[2] // config.patch_size)
+        return found.reshape(len(images), *grid, -1)
+
+
+def template_path(folder: Path, layer: int, token: Token, rule: Rule) -> Path:
+    """Where the templates of one cell stand in a backbone's folder."""
+    return folder / f"{layer}_{token}_{rule}.safetensors"
+
+
+def save_templates(path: Path, templates: Templates) -> None:
+    """Writes whole or not at all; `concepts` [K] holds the label numbers, the header everything else."""
+    record = dataclasses.asdict(templates)
+    del record["arrays"]
+    numbers = np.array([concept.number for concept in templates.concepts], np.int32)
+    partial = path.with_name(path.name + ".partial")
+    arrays = {name: np.ascontiguousarray(array) for name, array in templates.arrays.items()}
+    save_file({**arrays, "concepts": numbers}, partial, metadata={"templates": json.dumps(record)})
+    os.replace(partial, path)
+
+
+def load_templates(path: str | Path) -> Templates:
+    """Reads what `save_templates` wrote.
+
+    Raises:
+        InputError: no such file, or not a template file.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            record = json.loads(file.metadata()["templates"])
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name != "concepts"}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a readable template file ({error}); run the sweep again") from error
+    concepts = tuple(Concept(**concept) for concept in record.pop("concepts"))
+    return Templates(**{**record, "concepts": concepts, "shots": tuple(record["shots"])}, arrays=arrays)
+
+
+def check_finite(*arrays: Float[np.ndarray, "K ..."]) -> dict[int, str]:
+    """The templates that are not finite, with the reason to report: index along the first axis -> words."""
+    finite = [np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays if len(array)]
+    if not finite:
+        return {}
+    bad = np.flatnonzero(~np.logical_and.reduce(finite))
+    return {int(k): "diverged: the template is not finite" for k in bad}
