@@ -140,9 +140,10 @@ class SweepCell:
         return {"w": np.asarray(w), "b": b}, numbers, counts
 
     def _cosine(self, probed: np.ndarray, norm: Affine):
-        shots, support = self.config.shots, self.design.support
-        alpha, t, fitted_on = fit_cosine(self.train, self._trials(support, probed), norm=norm, shots=shots)
-        counts = to_counts(count_cosine(self.val, self._trials(self.design.queries, probed), alpha, t, norm=norm))
+        shots, labels, support = self.config.shots, self.design.labels, self.design.support
+        alpha, t, fitted_on = fit_cosine(self.train, Trials.of(support, labels, probed), norm=norm, shots=shots)
+        queries = Trials.of(self.design.queries, labels, probed)
+        counts = to_counts(count_cosine(self.val, queries, alpha, t, norm=norm))
         t, fitted_on = np.asarray(t), np.asarray(fitted_on)
 
         def numbers(place):
@@ -158,10 +159,6 @@ class SweepCell:
 
         arrays = {"alpha": np.asarray(alpha), "t": t, "shift": np.asarray(norm.shift), "scale": np.asarray(norm.scale)}
         return arrays, numbers, counts
-
-    def _trials(self, draw: ImageDraw, probed: np.ndarray) -> Trials:
-        category = self.design.labels.concept_category[probed]
-        return Trials(probed, category, np.maximum(draw.images[probed], 0), draw.counts[probed])
 
     def _shots(self, rule: Rule) -> tuple[int | None, ...]:
         return self.config.shots if rule == "cosine" else (None,)

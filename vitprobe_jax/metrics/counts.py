@@ -18,8 +18,8 @@ CHUNK_BYTES = 1 << 28
 @jax.jit
 def count_hyperplanes(
     table: FeatureTable,
-    concept: Int[Array, " K"],
-    category: Int[Array, " K"],
+    concept: Int[Array | np.ndarray, " K"],
+    category: Int[Array | np.ndarray, " K"],
     w: Float[Array, "K D"],
     b: Float[Array, " K"],
 ) -> Int[Array, "K 4"]:
@@ -55,7 +55,7 @@ def count_cosine(
     return map_trials(count_one, table, norm, trials, alpha, t)
 
 
-def to_counts(counted: Int[np.ndarray, "*shape 4"]) -> Counts:
+def to_counts(counted: Int[Array | np.ndarray, "*shape 4"]) -> Counts:
     """What the functions of this module return, by name."""
     return Counts(*np.moveaxis(np.asarray(counted, np.int64), -1, 0))
 

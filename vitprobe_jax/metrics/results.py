@@ -82,7 +82,7 @@ def read_table(path: Path) -> pa.Table:
         table = pq.read_table(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no results here; run a sweep with this --out first") from error
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable results file ({error}); run the sweep again") from error
     if not table.schema.equals(SCHEMA):
         raise InputError(f"{path}: its columns are not those of this version; run the sweep again")

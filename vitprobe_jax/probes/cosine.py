@@ -34,14 +34,14 @@ def best_threshold(scores: Float[Array, " n"], pos: Bool[Array, " n"], neg: Bool
         pos: rows that carry the concept, one at least.
         neg: rows that do not; rows that are neither do not count.
     """
-    order = jnp.argsort(-jnp.where(pos | neg, scores, -jnp.inf))
-    ranked = scores[order]
+    counted = jnp.where(pos | neg, scores, -jnp.inf)
+    order = jnp.argsort(-counted)
+    ranked = counted[order]
     tp, fp = jnp.cumsum(pos[order]), jnp.cumsum(neg[order])
     # F1 = 2 tp / (P + tp + fp). Equal fractions of exact counts (below 2^24) are equal floats, so ties are real ties.
     f1 = 2.0 * tp / jnp.maximum(tp[-1] + tp + fp, 1)
     last_of_ties = jnp.append(ranked[:-1] != ranked[1:], True)
-    candidate = last_of_ties & (pos | neg)[order]
-    return ranked[jnp.argmax(jnp.where(candidate, f1, -1.0))]
+    return ranked[jnp.argmax(jnp.where(last_of_ties, f1, -1.0))]
 
 
 @functools.partial(jax.jit, static_argnames="shots")

@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vitprobe_jax.features.table import FeatureTable
@@ -20,8 +21,8 @@ class Affine:
         scale: divided by, per feature; positive.
     """
 
-    shift: Float[Array, " D"]
-    scale: Float[Array, " D"]
+    shift: Float[Array | np.ndarray, " D"]
+    scale: Float[Array | np.ndarray, " D"]
 
     def __call__(self, rows: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         """Normalised rows, in float32."""

@@ -10,7 +10,7 @@ whose capacities grow by sqrt(2); within a bucket they are vmapped, in chunks th
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,19 +50,15 @@ class HyperplaneConfig:
     learning_rate: float = 1e-2
 
 
-@dataclasses.dataclass(frozen=True)
-class _Bucket:
-    """Concepts of similar size, padded to one capacity."""
+class Bucket(NamedTuple):
+    """Concepts of similar size, padded to one capacity P and one pool width Q; vmapped over its leading axis C."""
 
-    concepts: Int[np.ndarray | Array, " C"]
-    identity: UInt32[np.ndarray | Array, " C"]
-    positives: Int[np.ndarray | Array, "C P"]
-    n_pos: Int[np.ndarray | Array, " C"]
-    pool: Int[np.ndarray | Array, "C Q"]
-    n_pool: Int[np.ndarray | Array, " C"]
-
-
-jax.tree_util.register_dataclass(_Bucket, [field.name for field in dataclasses.fields(_Bucket)], [])
+    concepts: Int[np.ndarray, " C"]
+    identity: UInt32[np.ndarray, " C"]
+    positives: Int[np.ndarray, "C P"]
+    n_pos: Int[np.ndarray, " C"]
+    pool: Int[np.ndarray, "C Q"]
+    n_pool: Int[np.ndarray, " C"]
 
 
 def fit_hyperplanes(
@@ -95,7 +91,7 @@ def fit_hyperplanes(
     return norm.fold(w[order], b[order])
 
 
-def make_buckets(pools: Sequence[RowPool], identities: Sequence[int], config: HyperplaneConfig) -> tuple[_Bucket, ...]:
+def make_buckets(pools: Sequence[RowPool], identities: Sequence[int], config: HyperplaneConfig) -> tuple[Bucket, ...]:
     """Sorts concepts by size into buckets; the grid of capacities is fixed, so a concept's bucket is its own affair."""
     capacities = [_capacity(len(pool.positives)) for pool in pools]
     buckets = []
@@ -104,7 +100,7 @@ def make_buckets(pools: Sequence[RowPool], identities: Sequence[int], config: Hy
         pool_width = max(len(pools[k].negatives) for k in chosen)
         pool_width = min(config.pool_ratio * capacity, _capacity(pool_width))
         buckets.append(
-            _Bucket(
+            Bucket(
                 concepts=chosen,
                 identity=np.array([identities[k] for k in chosen], np.uint32),
                 positives=_pad([pools[k].positives for k in chosen], capacity),
@@ -131,7 +127,7 @@ def _pad(rows: list[np.ndarray], width: int) -> np.ndarray:
 
 
 @jax.jit(static_argnames="config")
-def _fit_buckets(key, rows, buckets: tuple[_Bucket, ...], norm: Affine, config: HyperplaneConfig):
+def _fit_buckets(key, rows, buckets: tuple[Bucket, ...], norm: Affine, config: HyperplaneConfig):
     fitted = []
     for bucket in buckets:
         num_rows, width = rows.shape
@@ -142,7 +138,7 @@ def _fit_buckets(key, rows, buckets: tuple[_Bucket, ...], norm: Affine, config: 
     return jnp.concatenate([w for w, _ in fitted]), jnp.concatenate([b for _, b in fitted])
 
 
-def _map_chunks(fit, bucket: _Bucket, chunk: int):
+def _map_chunks(fit, bucket: Bucket, chunk: int):
     """`fit` over chunks of equal size one after the other; the last one is filled up with repeated concepts."""
     count = len(bucket.concepts)
     num_chunks = -(-count // chunk)
@@ -151,7 +147,7 @@ def _map_chunks(fit, bucket: _Bucket, chunk: int):
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], results)
 
 
-def _fit_chunk(key, rows, bucket: _Bucket, norm: Affine, config: HyperplaneConfig):
+def _fit_chunk(key, rows, bucket: Bucket, norm: Affine, config: HyperplaneConfig):
     keys = jax.vmap(lambda identity: jax.random.fold_in(key, identity))(bucket.identity)
     optimizer = make_optimizer(config)
     w_CxD = jnp.zeros((len(keys), rows.shape[1]))
@@ -166,7 +162,7 @@ def _fit_chunk(key, rows, bucket: _Bucket, norm: Affine, config: HyperplaneConfi
             lambda: jax.vmap(lambda k: jax.random.uniform(k, bucket.pool.shape[1:]))(round_keys),
             lambda: _score_pools(rows, norm, w_CxD, b_C, bucket.pool),
         )
-        index, is_pos, valid = jax.vmap(lambda *a: _round_rows(*a, ratio=config.negative_ratio))(bucket, scores_CxQ)
+        index, is_pos, valid = jax.vmap(lambda *a: round_rows(*a, ratio=config.negative_ratio))(bucket, scores_CxQ)
         train = jax.vmap(lambda *a: _train(rows, norm, optimizer, config, *a))
         return train(round_keys, index, is_pos, valid, (w_CxD, b_C), state), None
 
@@ -189,7 +185,7 @@ def _score_pools(rows, norm: Affine, w_CxD, b_C, pool_CxQ):
     return jnp.take_along_axis(scores_CxN, pool_CxQ, axis=1)
 
 
-def _round_rows(concept: _Bucket, scores_Q, *, ratio: int):
+def round_rows(concept: Bucket, scores_Q, *, ratio: int):
     """The rows of one concept's round: all positives, then the best-scored negatives of its pool, then padding.
 
     Returns:

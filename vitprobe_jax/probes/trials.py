@@ -5,10 +5,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.features.table import FeatureTable, Membership, membership
 from vitprobe_jax.probes.feature_norm import Affine
+from vitprobe_jax.probes.sampling import ImageDraw
 
 CHUNK_BYTES = 1 << 29
 """Bound on the rows that are gathered at a time."""
@@ -29,6 +32,13 @@ class Trials:
     category: Int[Array, " K"]
     images: Int[Array, "K trials S"]
     counts: Int[Array, "K trials"]
+
+    @classmethod
+    def of(cls, draw: ImageDraw, labels: LabelTable, concepts: Int[np.ndarray, " k"]) -> "Trials":
+        """The draws of some of the concepts of a label table."""
+        images = np.maximum(draw.images[concepts], 0)
+        arrays = (concepts, labels.concept_category[concepts], images, draw.counts[concepts])
+        return cls(*(jnp.asarray(array, jnp.int32) for array in arrays))
 
 
 jax.tree_util.register_dataclass(Trials, ["concept", "category", "images", "counts"], [])
