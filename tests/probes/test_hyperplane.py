@@ -60,7 +60,9 @@ def test_as_good_as_scikit_learn_on_the_same_rows(planted, optimizer, learning_r
     member = labels.in_category(0).reshape(-1)
     flat = rows.reshape(-1, rows.shape[-1])
     for k in range(len(w)):
-        rival = LogisticRegression(class_weight="balanced").fit(flat[member], labels.carries(int(k)).reshape(-1)[member])
+        rival = LogisticRegression(class_weight="balanced").fit(
+            flat[member], labels.carries(int(k)).reshape(-1)[member]
+        )
         reference = balanced_accuracy(labels, rows, rival.coef_[0], -rival.intercept_[0], k)
         # Mining moves the threshold away from the balanced one: a few points of accuracy, no more.
         assert balanced_accuracy(labels, rows, w[k], b[k], k) > reference - 0.05

@@ -1,0 +1,55 @@
+"""Images and what is annotated on them: one file a data set, transforms, labels, the grain pipeline."""
+
+import os
+from collections.abc import Callable
+
+from vitprobe_jax.data.broden import open_broden
+from vitprobe_jax.data.dataset import Dataset
+from vitprobe_jax.data.imagefolder import open_imagefolder
+from vitprobe_jax.errors import InputError
+
+
+def open_dataset(spec: str, *, seed: int) -> Dataset:
+    """Opens what `--dataset` names: `KIND:ARGUMENT`.
+
+    `broden:DIR`, `imagefolder:DIR` and `shapes:N`. Results call a folder by its last name alone, so that moving the data
+    changes no table.
+
+    Args:
+        spec: as given to `--dataset`.
+        seed: of procedural data sets.
+
+    Raises:
+        InputError: the kind is unknown, its argument is missing or unfit, or a split has no images.
+    """
+    kind, _, argument = spec.partition(":")
+    if kind not in _KINDS:
+        raise InputError(f"--dataset: {spec!r} is of no known kind; give one of {', '.join(_USAGE.values())}")
+    if not argument:
+        raise InputError(f"--dataset: {spec!r} lacks what to open; give {_USAGE[kind]}")
+    dataset = _KINDS[kind](argument, seed)
+    for split, images in dataset.splits.items():
+        if not len(images):
+            raise InputError(f"--dataset: {spec} has no {split} images; templates need both train and val")
+    return dataset
+
+
+def _folder_name(folder: str) -> str:
+    return os.path.basename(os.path.abspath(os.path.expanduser(folder)))
+
+
+def _open_shapes(argument: str, seed: int) -> Dataset:
+    if not argument.isdecimal() or int(argument) == 0:
+        raise InputError(f"--dataset: shapes:{argument} asks for no number of images; give a whole number, shapes:64")
+    # Here, so that only those who ask for drawings load what draws them.
+    from vitprobe_jax.data.shapes import open_shapes
+
+    return open_shapes(int(argument), seed=seed, name=f"shapes:{int(argument)}")
+
+
+_KINDS: dict[str, Callable[[str, int], Dataset]] = {
+    "broden": lambda folder, seed: open_broden(folder, f"broden:{_folder_name(folder)}"),
+    "imagefolder": lambda folder, seed: open_imagefolder(folder, f"imagefolder:{_folder_name(folder)}"),
+    "shapes": _open_shapes,
+}
+_USAGE = {"broden": "broden:DIR", "imagefolder": "imagefolder:DIR", "shapes": "shapes:N"}

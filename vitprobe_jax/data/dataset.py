@@ -1,7 +1,7 @@
 """What every data set offers: photographs and what is annotated on them, by split."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -19,12 +19,15 @@ class Annotation:
         masks: (category, label number of every pixel, 0 for none). Several masks of one category are allowed; a mask may
             be smaller than its image, it always covers the whole of it.
         labels: (category, label number) that hold for the whole image.
+        image_size: height and width of the image; None where the masks have the image's own size, or there are none.
     """
 
     masks: tuple[tuple[str, Int[np.ndarray, "sh sw"]], ...] = ()
     labels: tuple[tuple[str, int], ...] = ()
+    image_size: tuple[int, int] | None = None
 
 
+@runtime_checkable
 class ImageSplit(Protocol):
     """The images of one split, in a fixed order. Picklable: grain's worker processes get a copy."""
 
@@ -56,7 +59,7 @@ class Dataset:
     """A data set as the pipeline sees it.
 
     Attributes:
-        name: what results call it, the whole of `--dataset` as given.
+        name: what results call it: the kind and the folder's own name (`broden:camvid`), so that moved data keeps it.
         concepts: everything annotated, sorted by (category in the data set's own order, number).
         splits: `train` (templates are fitted on it) and `val` (held out).
         skip_corrupt: whether an image that cannot be decoded is left out with a warning (True) or ends the run (False).

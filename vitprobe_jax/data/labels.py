@@ -1,11 +1,16 @@
 """Annotations -> the concepts that every row carries, for a patch grid or for the image as a whole."""
 
 import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from vitprobe_jax.types import Concept
+from vitprobe_jax.data.dataset import Annotation, ImageSplit
+from vitprobe_jax.data.transforms import Transform
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.types import Concept, PatchLabel, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,3 +48,116 @@ class LabelTable:
     def in_category(self, category: int) -> Bool[np.ndarray, "I R"]:
         """Which rows carry some concept of the category: only they take part in its concepts."""
         return (self.slots[..., self.slot_category == category] > 0).any(-1)
+
+
+def build_labels(
+    split: ImageSplit,
+    concepts: tuple[Concept, ...],
+    *,
+    transform: Transform,
+    patch_size: int,
+    task: Task,
+    patch_label: PatchLabel = "majority",
+) -> LabelTable:
+    """The concepts of every row of a split: of each patch for segmentation, of each image for classification.
+
+    Masks take the way of their images, `transform`. A patch carries, for every mask, the label that `patch_label`
+    gives it; an image carries every label in view. Labels of the whole image hold for every row. A category gets as
+    many slots as its fullest row needs, in descending order of concepts, empty ones last.
+
+    Args:
+        split: which images; only their annotations are read.
+        concepts: those that count; other labels leave their slot empty, after they took part in the majority.
+        transform: how the images are brought to one size.
+        patch_size: side of a patch in pixels, a divisor of both sides of `transform.size`.
+        task: which rows there are.
+        patch_label: see `patch_labels`; unused by classification.
+
+    Raises:
+        InputError: the patch size does not divide the image size, or an annotation is unfit.
+    """
+    if any(side % patch_size for side in transform.size):
+        height, width = transform.size
+        raise InputError(f"--image_size: {height} x {width} is not a multiple of the patch size {patch_size}")
+    categories = tuple(dict.fromkeys(concept.category for concept in concepts))
+    slot_of = {category: _slot_lookup(concepts, category) for category in categories}
+    num_rows = transform.size[0] * transform.size[1] // patch_size**2 if task == "segmentation" else 1
+
+    def mask_columns(annotation: Annotation, category: str, mask: np.ndarray) -> Int[np.ndarray, "R c"]:
+        labels = transform.mask(mask, annotation.image_size or mask.shape)
+        if task == "segmentation":
+            return _look_up(slot_of[category], patch_labels(labels, patch_size=patch_size, rule=patch_label))[:, None]
+        return _look_up(slot_of[category], _distinct(labels))[None]
+
+    def image_slots(index: int) -> list[Int[np.ndarray, "R m"]]:
+        annotation = split.annotation(index)
+        columns = {category: [np.zeros((num_rows, 0), np.int32)] for category in categories}
+        for category, mask in annotation.masks:
+            if category in columns:
+                columns[category].append(mask_columns(annotation, category, mask))
+        for category, label in annotation.labels:
+            if category in columns:
+                columns[category].append(_look_up(slot_of[category], np.full((num_rows, 1), label)))
+        return [_pack(np.concatenate(columns[category], -1)) for category in categories]
+
+    # Threads, since decoding a mask and most of NumPy release the GIL; map keeps the order.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        images = list(pool.map(image_slots, range(len(split))))
+    widths = [max((image[i].shape[-1] for image in images), default=0) for i in range(len(categories))]
+    starts = np.cumsum([0, *widths])
+    slots = np.zeros((len(images), num_rows, starts[-1]), np.int32)
+    for image, row_slots in zip(images, slots, strict=True):
+        for start, packed in zip(starts, image, strict=False):
+            row_slots[:, start : start + packed.shape[-1]] = packed
+    return LabelTable(
+        slots=slots,
+        slot_category=np.repeat(np.arange(len(categories), dtype=np.int32), widths),
+        concepts=concepts,
+        categories=categories,
+    )
+
+
+def patch_labels(labels: Int[np.ndarray, "H W"], *, patch_size: int, rule: PatchLabel) -> Int[np.ndarray, " P"]:
+    """One label for every patch, row-major.
+
+    `majority`: the most frequent label, 0 (none) counting as any other; the lowest of equals. `nearest`: the label at
+    the patch's centre, which in a patch of even side is the pixel below and to the right of it.
+    """
+    if rule == "nearest":
+        half = patch_size // 2
+        return labels[half::patch_size, half::patch_size].ravel()
+    height, width = (side // patch_size for side in labels.shape)
+    present = _distinct(labels)
+    code = np.zeros(present[-1] + 1, np.int64)
+    code[present] = np.arange(len(present))
+    patch = np.arange(height * width).reshape(height, 1, width, 1)
+    cells = patch * len(present) + code[labels].reshape(height, patch_size, width, patch_size)
+    votes = np.bincount(cells.ravel(), minlength=patch.size * len(present)).reshape(-1, len(present))
+    # argmax takes the first of equals, and `present` ascends.
+    return present[votes.argmax(-1)]
+
+
+def _distinct(labels: Int[np.ndarray, "..."]) -> Int[np.ndarray, " n"]:
+    """The labels that occur, ascending. By counting, which is ten times faster than sorting a mask."""
+    return np.flatnonzero(np.bincount(labels.ravel()))
+
+
+def _slot_lookup(concepts: tuple[Concept, ...], category: str) -> Int[np.ndarray, " n"]:
+    """From a label number of the category to its place in `concepts` plus one; the last entry, 0, serves all others."""
+    numbered = [(concept.number, i) for i, concept in enumerate(concepts, 1) if concept.category == category]
+    lookup = np.zeros(max(number for number, _ in numbered) + 2, np.int32)
+    for number, slot in numbered:
+        lookup[number] = slot
+    return lookup
+
+
+def _look_up(lookup: Int[np.ndarray, " n"], labels: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+    return lookup[np.minimum(labels, len(lookup) - 1)]
+
+
+def _pack(slots: Int[np.ndarray, "R c"]) -> Int[np.ndarray, "R m"]:
+    """Each row's distinct non-zero entries, descending, in as few columns as the fullest row needs."""
+    ordered = np.sort(slots, -1)
+    ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = 0
+    packed = np.sort(ordered, -1)[:, ::-1]
+    return packed[:, : np.count_nonzero(packed.any(0))]

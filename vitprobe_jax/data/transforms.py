@@ -2,3 +2,81 @@
 
 Images are uint8 RGB [H, W, 3] in 0..255; the backbone normalises them on the device.
 """
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from vitprobe_jax.errors import InputError
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """Brings images and masks of any size to one size.
+
+    Attributes:
+        size: height and width of the output, in pixels.
+        crop: `family` scales the image until it covers `resize_ratio` x `size`, then takes the centre, as torchvision's
+            Resize(int) and CenterCrop do on PIL images; `none` resizes the whole image straight to `size`, which keeps
+            every pixel in view and bends the aspect.
+        resize_ratio: of the resized image to the crop, at least 1; unused by `none`.
+        interpolation: pillow's filter for images, with antialiasing. Masks always take the nearest pixel.
+    """
+
+    size: tuple[int, int]
+    crop: Literal["family", "none"] = "family"
+    resize_ratio: float = 256 / 224
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+    def __post_init__(self):
+        if min(self.size) < 1:
+            raise InputError(f"--image_size: {self.size} is not a size in pixels; both sides are at least 1")
+        if self.resize_ratio < 1:
+            raise InputError(f"resize_ratio={self.resize_ratio} resizes below the crop; it is at least 1")
+
+    def image(self, image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+        """Resizes and crops an RGB image."""
+        (height, width), (top, left) = self._geometry((image.height, image.width))
+        if image.size != (width, height):
+            image = image.resize((width, height), _FILTERS[self.interpolation])
+        if (height, width) != self.size:
+            image = image.crop((left, top, left + self.size[1], top + self.size[0]))
+        return np.asarray(image)
+
+    def mask(self, mask: Int[np.ndarray, "sh sw"], image_size: tuple[int, int]) -> Int[np.ndarray, "H W"]:
+        """Takes a mask the way of its image: each output pixel gets the label under its centre.
+
+        The centre of output row i lies at (top + i + 1/2) / height of the whole image, so in row
+        floor((2 (top + i) + 1) sh / (2 height)) of a mask that covers the whole image in sh rows; columns alike. Integers
+        throughout: no rounding.
+
+        Args:
+            mask: labels, in the image's size or any other.
+            image_size: height and width of the image that the mask belongs to.
+        """
+        resized, offsets = self._geometry(image_size)
+        rows, columns = (
+            (2 * (start + np.arange(length)) + 1) * source // (2 * total)
+            for start, length, source, total in zip(offsets, self.size, mask.shape, resized, strict=True)
+        )
+        return mask[rows][:, columns]
+
+    def _geometry(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Height and width after the resize, and where the crop starts in it."""
+        if self.crop == "none":
+            return self.size, (0, 0)
+        height, width = image_size
+        cover_height, cover_width = (round(side * self.resize_ratio) for side in self.size)
+        # The side that is short of room is met exactly; torchvision truncates the other one.
+        if cover_height * width >= cover_width * height:
+            resized = cover_height, int(cover_height * width / height)
+        else:
+            resized = int(cover_width * height / width), cover_width
+        # Python's round, half to even, as in CenterCrop.
+        top, left = (round((total - side) / 2) for total, side in zip(resized, self.size, strict=True))
+        return resized, (top, left)

@@ -1,0 +1,262 @@
+import csv
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.broden_tree import LABELS, write_image, write_mask, write_tables
+from vitprobe_jax.data.broden import open_broden
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.types import Concept
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two images: one with every oddity of the layout, one with nothing but a scene of 0."""
+    for name in ("ade/a.jpg", "ade/b.jpg"):
+        write_image(tmp_path / "images" / name)
+    write_mask(tmp_path / "images/ade/a_object.png", np.full((4, 4), 7))
+    write_mask(tmp_path / "images/ade/a_part_1.png", [[300, 300, 0, 0]] * 4)
+    write_mask(tmp_path / "images/ade/a_part_2.png", [[7, 0, 0, 0]] * 4)
+    write_tables(
+        tmp_path,
+        [
+            "ade/a.jpg,train,8,8,4,4,,ade/a_object.png,ade/a_part_1.png;ade/a_part_2.png,,83,290;372",
+            "ade/b.jpg,val,8,8,4,4,,,,,0,",
+        ],
+    )
+    return tmp_path
+
+
+def test_concepts_are_one_a_category_in_the_order_of_the_columns(folder):
+    dataset = open_broden(folder, "broden:tiny")
+    assert dataset.name == "broden:tiny"
+    assert dataset.concepts == (
+        Concept(1, "black-c", "color"),
+        Concept(7, "door, wooden", "object"),
+        Concept(12, "wood", "object"),
+        Concept(7, "door, wooden", "part"),
+        Concept(300, "window", "part"),
+        Concept(12, "wood", "material"),
+        Concept(83, "street", "scene"),
+        Concept(290, "dotted", "texture"),
+        Concept(372, "woven", "texture"),
+    )
+    assert "color" not in dataset.select(()).categories
+    assert dataset.select(("color",)).categories == ("color",)
+    assert not dataset.skip_corrupt
+
+
+def test_annotation_reads_parts_two_textures_and_the_second_byte(folder):
+    split = open_broden(folder, "broden:tiny").splits["train"]
+    annotation = split.annotation(0)
+    assert [category for category, _ in annotation.masks] == ["object", "part", "part"]
+    np.testing.assert_array_equal(annotation.masks[1][1], [[300, 300, 0, 0]] * 4)
+    np.testing.assert_array_equal(annotation.masks[2][1], [[7, 0, 0, 0]] * 4)
+    assert annotation.labels == (("scene", 83), ("texture", 290), ("texture", 372))
+    assert annotation.image_size == (8, 8)
+    assert split.name(0) == "ade/a.jpg"
+    assert split.image(0).mode == "RGB"
+
+
+def test_zero_and_empty_cells_are_no_annotation(folder):
+    annotation = open_broden(folder, "broden:tiny").splits["val"].annotation(0)
+    assert annotation.masks == ()
+    assert annotation.labels == ()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_masks_may_carry_alpha_or_a_palette(folder, mode):
+    split = open_broden(folder, "broden:tiny").splits["train"]
+    path = folder / "images/ade/a_part_1.png"
+    if mode == "RGBA":
+        image = Image.open(path).convert("RGBA")
+        image.putalpha(0)  # a transparent pixel keeps its label
+    else:
+        image = Image.open(path).quantize(colors=4)
+    image.save(path)
+    assert Image.open(path).mode == mode
+    np.testing.assert_array_equal(split.annotation(0).masks[1][1], [[300, 300, 0, 0]] * 4)
+
+
+def test_grey_mask_is_refused(folder):
+    split = open_broden(folder, "broden:tiny").splits["train"]
+    Image.fromarray(np.full((4, 4), 7, np.uint8)).save(folder / "images/ade/a_object.png")
+    with pytest.raises(InputError, match=r"a_object.png: a mask is an RGB PNG .* this one is L"):
+        split.annotation(0)
+
+
+def test_mask_of_another_size_is_refused(folder):
+    split = open_broden(folder, "broden:tiny").splits["train"]
+    write_mask(folder / "images/ade/a_object.png", np.full((4, 5), 7))
+    with pytest.raises(InputError, match=r"a_object.png: is 4 x 5, index.csv says sh x sw = 4 x 4"):
+        split.annotation(0)
+
+
+def test_label_unknown_in_the_category_of_the_mask_is_refused(folder):
+    # 300 is a part, so label.csv knows it, but no object.
+    split = open_broden(folder, "broden:tiny").splits["train"]
+    write_mask(folder / "images/ade/a_object.png", [[300, 7, 0, 0]] * 4)
+    with pytest.raises(InputError, match=r"a_object.png: holds label 300, which label.csv does not list for object"):
+        split.annotation(0)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a_object.png"])
+def test_truncated_file_is_named(folder, name):
+    split = open_broden(folder, "broden:tiny").splits["train"]
+    path = folder / "images/ade" / name
+    write_image(path, 64, 64)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match=rf"{name}: cannot be decoded"):
+        split.image(0) if name == "a.jpg" else split.annotation(0)
+
+
+def test_image_of_another_aspect_than_the_index_is_refused(folder):
+    split = open_broden(folder, "broden:tiny").splits["train"]
+    write_image(folder / "images/ade/a.jpg", 16, 16)
+    assert split.image(0).size == (16, 16)
+    write_image(folder / "images/ade/a.jpg", 16, 12)
+    with pytest.raises(InputError, match=r"a.jpg: is 16 x 12, index.csv says ih x iw = 8 x 8"):
+        split.image(0)
+
+
+def test_absent_files_are_found_at_opening(folder):
+    (folder / "images/ade/a_part_2.png").unlink()
+    with pytest.raises(InputError, match=r"index.csv: 1 of its 5 files .* the first is ade/a_part_2.png"):
+        open_broden(folder, "broden:tiny")
+    for path in (folder / "images/ade").iterdir():
+        path.unlink()
+    (folder / "images/ade").rmdir()
+    with pytest.raises(InputError, match=r"5 of its 5 files .* the first is ade/a.jpg"):
+        open_broden(folder, "broden:tiny")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("ade/a.jpg,test,8,8,4,4,,,,,83,", r"line 2 has the split 'test'; it is train or val"),
+        ("ade/a.jpg,train,8,eight,4,4,,,,,83,", r"line 2: ih, iw, sh, sw are sizes in pixels"),
+        ("ade/a.jpg,train,8,8,4,4,,,,,7,", r"line 2 has scene 7, which label.csv does not list"),
+        ("ade/a.jpg,train,8,8", r"line 2 has 4 cells for 12 columns"),
+        ("", r"lists no images"),
+    ],
+)
+def test_malformed_index_is_one_line(folder, line, message):
+    write_tables(folder, [line])
+    with pytest.raises(InputError, match=message) as caught:
+        open_broden(folder, "broden:tiny")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("number,name\n1,a\n", r"label.csv: has no column category"),
+        ("number,name,category\nx,a,object\n", r"line 2 has the number 'x'"),
+        ("number,name,category\n1,a,object\n1,b,object(2);part\n", r"line 3 lists 1 for object again"),
+        ("number,name,category\n", r"lists no labels"),
+    ],
+)
+def test_malformed_labels_are_one_line(folder, labels, message):
+    write_tables(folder, [], labels=labels)
+    with pytest.raises(InputError, match=message):
+        open_broden(folder, "broden:tiny")
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere is not a folder"):
+        open_broden(tmp_path / "nowhere", "x")
+    with pytest.raises(InputError, match=r"is empty"):
+        open_broden(tmp_path, "x")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(InputError, match=r"index.csv cannot be read"):
+        open_broden(tmp_path, "x")
+
+
+def test_fingerprint_follows_the_tables(folder):
+    before = open_broden(folder, "x").fingerprint
+    assert open_broden(folder, "another name").fingerprint == before
+    (folder / "label.csv").write_text(LABELS.replace("woven", "knitted"))
+    assert open_broden(folder, "x").fingerprint != before
+
+
+def test_splits_survive_pickling(folder):
+    split = open_broden(folder, "x").splits["train"]
+    copy = pickle.loads(pickle.dumps(split))
+    assert copy.annotation(0).labels == split.annotation(0).labels
+
+
+def test_true_index_excerpt(tmp_path, shared_data):
+    """Every row of the true index, read independently; its files are stood in for by made ones."""
+    text = (shared_data / "broden_index_excerpt.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    pixel, whole = ("color", "object", "part", "material"), ("scene", "texture")
+    numbers = {c: {int(n) for row in rows for n in row[c].split(";") if n} - {0} for c in whole}
+    lines = [f"{n},label {n},{category}(1),1,1," for category in whole for n in sorted(numbers[category])]
+    (tmp_path / "label.csv").write_text("number,name,category,frequency,coverage,syns\n" + "\n".join(lines))
+    (tmp_path / "index.csv").write_text(text)
+    for row in rows:
+        write_image(tmp_path / "images" / row["image"], 224, 224)
+        for name in filter(None, (name for c in pixel for name in row[c].split(";"))):
+            write_mask(tmp_path / "images" / name, np.zeros((112, 112), int))
+    split = open_broden(tmp_path, "broden:excerpt").splits["train"]
+    assert len(split) == len(rows)
+    for i, row in enumerate(rows):
+        annotation = split.annotation(i)
+        assert split.name(i) == row["image"]
+        assert [c for c, _ in annotation.masks] == [c for c in pixel for name in row[c].split(";") if name]
+        assert annotation.labels == tuple((c, int(n)) for c in whole for n in row[c].split(";") if n not in ("", "0"))
+
+
+def test_camvid_agrees_with_its_own_statistics(shared_data):
+    """label.csv states in how many images each label occurs; counting them over all masks gives the same."""
+    dataset = open_broden(shared_data / "camvid_broden", "broden:camvid_broden")
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 367, "val": 101}
+    counts = dict.fromkeys(dataset.concepts, 0)
+    by_key = {(concept.category, concept.number): concept for concept in dataset.concepts}
+    for split in dataset.splits.values():
+        for i in range(len(split)):
+            annotation = split.annotation(i)
+            carried = {(category, label) for category, mask in annotation.masks for label in np.unique(mask) if label}
+            for key in carried | set(annotation.labels):
+                counts[by_key[key]] += 1
+    with open(shared_data / "camvid_broden/label.csv") as table:
+        stated = {int(row["number"]): int(row["frequency"]) for row in csv.DictReader(table)}
+    assert {concept.number: count for concept, count in counts.items()} == stated
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+def test_the_whole_of_broden_opens_fast_and_small(tmp_path):
+    """An index of Broden's 63,305 rows: under 3 s and 300 MB, in a process of its own so that the peak is its own."""
+    images = tmp_path / "images" / "ade20k"
+    images.mkdir(parents=True)
+    names = [f"ADE_train_{i:08d}" for i in range(2000)]
+    # The rows take turns among 2,000 images, which spares the test from making 200,000 files.
+    for name in names:
+        for ending in (".jpg", "_color.png", "_object.png", "_part_1.png", "_part_2.png"):
+            (images / (name + ending)).touch()
+    rows = [
+        f"ade20k/{n}.jpg,{'val' if i % 3 else 'train'},224,224,112,112,ade20k/{n}_color.png,ade20k/{n}_object.png,"
+        f"ade20k/{n}_part_1.png;ade20k/{n}_part_2.png,,83,290;372"
+        for i, n in ((i, names[i % len(names)]) for i in range(63_305))
+    ]
+    write_tables(tmp_path, rows)
+    # Not ru_maxrss: a process takes that over from the one that started it.
+    script = (
+        "import re, sys, time\n"
+        "from vitprobe_jax.data.broden import open_broden\n"
+        "start = time.process_time()\n"
+        "dataset = open_broden(sys.argv[1], 'broden:big')\n"
+        "seconds = time.process_time() - start\n"
+        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]\n"
+        "print(seconds, peak, sum(map(len, dataset.splits.values())))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seconds, peak, count = map(float, output.split())
+    assert count == 63_305
+    assert seconds < 3
+    assert peak * 1024 < 300e6

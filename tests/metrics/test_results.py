@@ -1,0 +1,59 @@
+import math
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.metrics.results import SCHEMA, make_table, read_table, write_table
+
+
+def row(**changes):
+    base = {name: None for name in SCHEMA.names} | {
+        "backbone": "b",
+        "layer": 1,
+        "token": "k",
+        "rule": "hyperplane",
+        "concept": 7,
+        "name": "sky",
+        "category": "object",
+        "threshold": 0.5,
+        "accuracy": 0.75,
+        "precision": 0.5,
+        "recall": 1.0,
+        "f1": 2 / 3,
+        "degenerate": False,
+    }
+    return base | changes
+
+
+def test_round_trip(tmp_path):
+    table = make_table([row(), row(skipped="no positives in val", threshold=None, f1=None)])
+    write_table(table, tmp_path / "results.parquet")
+    assert read_table(tmp_path / "results.parquet").equals(table)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.parquet"]
+
+
+@pytest.mark.parametrize("column", ["threshold", "accuracy", "precision", "recall", "f1"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nothing_infinite_reaches_a_file(column, value):
+    with pytest.raises(ValueError, match=f"b layer 1 k hyperplane sky .*{column} is"):
+        make_table([row(), row(**{column: value})])
+
+
+def test_a_metric_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match=r"f1 is 1\.5"):
+        make_table([row(f1=1.5)])
+
+
+def test_unreadable_files_are_one_line(tmp_path):
+    path = tmp_path / "results.parquet"
+    with pytest.raises(InputError, match="run a sweep"):
+        read_table(path)
+    write_table(make_table([row()]), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match="not a readable results file"):
+        read_table(path)
+    pq.write_table(pa.table({"f1": [1.0]}), path)
+    with pytest.raises(InputError, match="columns"):
+        read_table(path)

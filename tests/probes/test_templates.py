@@ -1,0 +1,99 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vitprobe_jax.backbones.loading import load_backbone
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.probes.templates import Templates, check_finite, load_templates, save_templates
+from vitprobe_jax.types import Concept
+
+CONCEPTS = (Concept(3, "sky", "object"), Concept(300, "sky", "material"))
+
+
+def make(rule="hyperplane", task="segmentation", width=96, shots=(1, 5)):
+    rng = np.random.default_rng(0)
+    if rule == "hyperplane":
+        arrays = {"w": rng.standard_normal((2, width)), "b": rng.standard_normal(2)}
+    else:
+        arrays = {
+            "alpha": rng.standard_normal((len(shots), 3, 2, width)),
+            "t": rng.uniform(-0.2, 0.2, (len(shots), 3, 2)),
+            "shift": rng.standard_normal(width),
+            "scale": rng.uniform(0.5, 2, width),
+        }
+    return Templates(
+        task=task,
+        backbone="untrained_dino_tiny",
+        layer=1,
+        token="k",
+        rule=rule,
+        concepts=CONCEPTS,
+        arrays={name: array.astype(np.float32) for name, array in arrays.items()},
+        shots=shots if rule == "cosine" else (),
+    )
+
+
+@pytest.mark.parametrize("rule", ["hyperplane", "cosine"])
+def test_round_trip(tmp_path, rule):
+    templates = make(rule)
+    save_templates(tmp_path / "t.safetensors", templates)
+    loaded = load_templates(tmp_path / "t.safetensors")
+    for name, array in templates.arrays.items():
+        np.testing.assert_array_equal(loaded.arrays[name], array)
+    assert dataclasses.replace(loaded, arrays={}) == dataclasses.replace(templates, arrays={})
+    assert [path.name for path in tmp_path.iterdir()] == ["t.safetensors"]
+
+
+def test_margins_equal_numpy():
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((4, 5, 96)).astype(np.float32)
+    plane = make("hyperplane")
+    expected = rows @ plane.arrays["w"].T - plane.arrays["b"]
+    np.testing.assert_allclose(plane.margins(rows), expected, rtol=1e-4, atol=1e-5)
+    few_shot = make("cosine")
+    z = (rows - few_shot.arrays["shift"]) / few_shot.arrays["scale"]
+    alpha, t = few_shot.arrays["alpha"].reshape(-1, 96), few_shot.arrays["t"].reshape(-1)
+    cosines = z @ alpha.T / np.linalg.norm(z, axis=-1, keepdims=True) / np.linalg.norm(alpha, axis=-1)
+    np.testing.assert_allclose(few_shot.margins(rows), cosines - t, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_templates_apply_to_new_images(task):
+    backbone = load_backbone("untrained_dino_tiny")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3)).astype(np.uint8)
+    templates = make(task=task)
+    found = templates.predict(backbone, images)
+    tokens = np.asarray(backbone.tokens(images, [(1, "k")])[1, "k"])
+    scores = tokens @ templates.arrays["w"].T - templates.arrays["b"]
+    if task == "classification":
+        np.testing.assert_array_equal(found, scores[:, 0] >= 0)
+    else:
+        # Row-major patches of 8 pixels, [CLS] left out.
+        np.testing.assert_array_equal(found, (scores[:, 1:] >= 0).reshape(2, 4, 6, 2))
+
+
+def test_another_backbone_is_refused():
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    with pytest.raises(InputError, match="fitted on untrained_dino_tiny, not on untrained_mae_tiny"):
+        make().predict(load_backbone("untrained_mae_tiny"), images)
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    path = tmp_path / "t.safetensors"
+    with pytest.raises(InputError, match=r"t\.safetensors"):
+        load_templates(path)
+    save_templates(path, make())
+    whole = path.read_bytes()
+    for length in (0, 5, 100, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"t\.safetensors"):
+            load_templates(path)
+
+
+def test_templates_that_are_not_finite_are_found():
+    w, b = np.zeros((3, 4), np.float32), np.zeros(3, np.float32)
+    assert check_finite(w, b) == {}
+    w[1, 2], b[2] = np.nan, np.inf
+    assert sorted(check_finite(w, b)) == [1, 2]
+    assert check_finite(w[:0], b[:0]) == {}

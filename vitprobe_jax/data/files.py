@@ -1,0 +1,48 @@
+"""What every reader of files needs: decoding an image, listing a tree."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from vitprobe_jax.errors import InputError
+
+
+def read_image(path: str | Path, *, mode: str | None = None) -> Image.Image:
+    """The fully decoded image, converted to `mode` (`RGB`) where one is given.
+
+    Raises:
+        InputError: the file is missing or cannot be decoded; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image if mode is None else image.convert(mode)
+    # On broken bytes pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more.
+    except Exception as error:
+        raise InputError(f"{path}: cannot be decoded ({error or type(error).__name__}); replace the file") from error
+
+
+def walk_files(folder: str | Path) -> Iterator[os.DirEntry]:
+    """Every file below a folder, one scan a folder, in no particular order; hidden folders are left out."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir():
+                yield entry
+            elif not entry.name.startswith("."):
+                yield from walk_files(entry.path)
+
+
+def existing_folder(folder: str | Path) -> Path:
+    """The folder as a path.
+
+    Raises:
+        InputError: it does not exist, is no folder, or is empty.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise InputError(f"--dataset: {path} is not a folder; give one that exists")
+    if not any(path.iterdir()):
+        raise InputError(f"--dataset: the folder {path} is empty; unpack the data set into it")
+    return path
