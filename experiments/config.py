@@ -1,6 +1,7 @@
 """Flags -> one frozen, validated record. The flags that all studies share are defined here, once."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,6 @@ class RunConfig:
     resume: bool
 
     def __post_init__(self):
-        _require_choices("tokens", self.tokens, TOKENS)
         _require(bool(self.dataset), "dataset", "name one, as shapes:400 or broden:DIR")
         _require(bool(self.backbones), "backbones", "name one at least")
         _require(len(set(self.backbones)) == len(self.backbones), "backbones", "a name stands twice")
@@ -89,50 +89,62 @@ class SweepConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _require_choices("rules", self.rules, RULES)
         _require(bool(self.shots) and min(self.shots) >= 1, "shots", "name one at least, each 1 or more")
         _require(len(set(self.shots)) == len(self.shots), "shots", "a number stands twice")
         _require(self.trials >= 1, "trials", "must be at least 1")
         _require(self.min_positives >= 1, "min_positives", "must be at least 1")
 
 
-def define_run_flags() -> None:
+class _Definer:
+    """absl's DEFINE functions for one set of flags."""
+
+    def __init__(self, values: flags.FlagValues):
+        self.string = functools.partial(flags.DEFINE_string, flag_values=values)
+        self.list = functools.partial(flags.DEFINE_list, flag_values=values)
+        self.integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+        self.enum = functools.partial(flags.DEFINE_enum, flag_values=values)
+        self.boolean = functools.partial(flags.DEFINE_boolean, flag_values=values)
+
+
+def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """The flags of `RunConfig`; every study calls this once."""
-    flags.DEFINE_string("dataset", "", "What to probe: broden:DIR, imagefolder:DIR or shapes:N (procedural, N images).")
-    flags.DEFINE_list("backbones", [], "Converted backbone folders or bundled names.")
-    flags.DEFINE_list("tokens", list(TOKENS), f"Tokens to probe, of {','.join(TOKENS)}.")
-    flags.DEFINE_string("layers", "last", "Blocks to probe: last, all, or numbers from 0 on, as 0,5,11.")
-    flags.DEFINE_string("image_size", "", "Side in pixels, as 224, or HEIGHTxWIDTH; default: each backbone's own.")
-    flags.DEFINE_integer("batch_size", 32, "Images a forward pass.")
-    flags.DEFINE_enum("dtype", "float32", DTYPES, "Of the forward pass and of the feature table.")
-    flags.DEFINE_enum(
+    define = _Definer(values)
+    define.string("dataset", "", "What to probe: broden:DIR, imagefolder:DIR or shapes:N (procedural, N images).")
+    define.list("backbones", [], "Converted backbone folders or bundled names.")
+    define.list("tokens", list(TOKENS), f"Tokens to probe, of {','.join(TOKENS)}.")
+    define.string("layers", "last", "Blocks to probe: last, all, or numbers from 0 on, as 0,5,11.")
+    define.string("image_size", "", "Side in pixels, as 224, or HEIGHTxWIDTH; default: each backbone's own.")
+    define.integer("batch_size", 32, "Images a forward pass.")
+    define.enum("dtype", "float32", DTYPES, "Of the forward pass and of the feature table.")
+    define.enum(
         "crop",
         "auto",
         CROPS,
         "family: resize the short side and crop the centre as the family's evaluation does; none: the whole image is "
         "resized to --image_size; auto: none for segmentation, family otherwise.",
     )
-    flags.DEFINE_enum("patch_label", "majority", PATCH_LABELS, "How a mask becomes one label a patch.")
-    flags.DEFINE_integer("max_images", 0, "Use at most so many images of each split, drawn by --seed; 0 for all.")
-    flags.DEFINE_integer("num_workers", 0, "Processes that decode images; 0 decodes in threads.")
-    flags.DEFINE_string("cache_dir", "", "Keep extracted features here; a later sweep reuses them.")
-    flags.DEFINE_string("out", "", "Results folder.")
-    flags.DEFINE_integer("seed", 0, "All randomness.")
-    flags.DEFINE_boolean("resume", False, "Go on where a stopped run with the same flags left off.")
+    define.enum("patch_label", "majority", PATCH_LABELS, "How a mask becomes one label a patch.")
+    define.integer("max_images", 0, "Use at most so many images of each split, drawn by --seed; 0 for all.")
+    define.integer("num_workers", 0, "Processes that decode images; 0 decodes in threads.")
+    define.string("cache_dir", "", "Keep extracted features here; a later sweep reuses them.")
+    define.string("out", "", "Results folder.")
+    define.integer("seed", 0, "All randomness.")
+    define.boolean("resume", False, "Go on where a stopped run with the same flags left off.")
 
 
-def define_sweep_flags() -> None:
+def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """The flags of `SweepConfig`."""
-    define_run_flags()
-    flags.DEFINE_enum("task", "segmentation", TASKS, "Probe patches (segmentation) or [CLS] (classification).")
-    flags.DEFINE_list("rules", list(RULES), f"Decision rules, of {','.join(RULES)}.")
-    flags.DEFINE_list("shots", ["1", "5", "10", "50", "100", "500"], "Support images of cosine templates.")
-    flags.DEFINE_integer("trials", 10, "Random draws of support images.")
-    flags.DEFINE_list("categories", [], "Concept categories to probe; default: all but color.")
-    flags.DEFINE_integer(
+    define_run_flags(values)
+    define = _Definer(values)
+    define.enum("task", "segmentation", TASKS, "Probe patches (segmentation) or [CLS] (classification).")
+    define.list("rules", list(RULES), f"Decision rules, of {','.join(RULES)}.")
+    define.list("shots", ["1", "5", "10", "50", "100", "500"], "Support images of cosine templates.")
+    define.integer("trials", 10, "Random draws of support images.")
+    define.list("categories", [], "Concept categories to probe; default: all but color.")
+    define.integer(
         "min_positives", 5, "Concepts with fewer positive training rows are reported as skipped, not probed."
     )
-    flags.DEFINE_enum("feature_norm", "none", FEATURE_NORMS, "Normalisation of features, by training statistics.")
+    define.enum("feature_norm", "none", FEATURE_NORMS, "Normalisation of features, by training statistics.")
 
 
 def run_values(values: flags.FlagValues) -> dict:
@@ -140,7 +152,7 @@ def run_values(values: flags.FlagValues) -> dict:
     return {
         "dataset": values.dataset,
         "backbones": tuple(values.backbones),
-        "tokens": tuple(values.tokens),
+        "tokens": _choices("tokens", values.tokens, TOKENS),
         "layers": _layers(values.layers),
         "image_size": _image_size(values.image_size),
         "batch_size": values.batch_size,
@@ -165,7 +177,7 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
     return SweepConfig(
         **run_values(values),
         task=values.task,
-        rules=tuple(values.rules),
+        rules=_choices("rules", values.rules, RULES),
         shots=tuple(sorted(_numbers("shots", values.shots))),
         trials=values.trials,
         categories=tuple(values.categories),
@@ -194,11 +206,12 @@ def _numbers(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
     return tuple(int(text) for text in texts)
 
 
-def _require_choices(flag: str, values: Sequence[str], choices: Sequence[str]) -> None:
+def _choices(flag: str, values: Sequence[str], choices: Sequence[str]) -> tuple[str, ...]:
     unknown = [value for value in values if value not in choices]
     _require(not unknown, flag, f"{', '.join(map(repr, unknown))} unknown; choose from {', '.join(choices)}")
     _require(bool(values), flag, f"name one at least of {', '.join(choices)}")
     _require(len(set(values)) == len(values), flag, "a value stands twice")
+    return tuple(values)
 
 
 def _require(holds: bool, flag: str, mend: str) -> None:

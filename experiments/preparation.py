@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from absl import logging
@@ -28,7 +28,7 @@ from vitprobe_jax.types import SPLITS, Split, Task
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterator[T]:
+def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterable[T]:
     """The items, with rate and time left on a terminal, quietly elsewhere."""
     return tqdm(items, total=total, desc=label, unit=unit, disable=not sys.stderr.isatty(), leave=False)
 

@@ -1,0 +1,32 @@
+# Needs Python 3.11 or newer and make; everything else is installed into .venv here.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint
+
+demo: .venv/core
+	$(BIN)/python -m experiments.sweep --flagfile=demo.flags --out=out/demo --resume
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+test-slow: .venv/test
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/python: Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; give another one with make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/core: .venv/python setup.cfg constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/test: .venv/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@

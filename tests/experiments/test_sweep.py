@@ -1,0 +1,218 @@
+"""The sweep end to end on procedural images: complete, recomputable, resumable, reproducible."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from absl import flags
+
+from experiments.config import define_sweep_flags, sweep_config
+from experiments.sweep import run_sweep
+from vitprobe_jax.backbones.loading import load_backbone
+from vitprobe_jax.data import open_dataset
+from vitprobe_jax.data.labels import build_labels
+from vitprobe_jax.data.transforms import Transform
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.metrics.results import METRICS, read_table
+from vitprobe_jax.probes.sampling import draw_queries
+from vitprobe_jax.probes.templates import load_templates
+
+SHOTS, TRIALS, TOKENS = (1, 3), 2, ("k", "x2")
+
+
+def make_config(out, *arguments):
+    values = flags.FlagValues()
+    define_sweep_flags(values)
+    values(["sweep", f"--out={out}", *arguments])
+    return sweep_config(values)
+
+
+def shapes_config(out, *arguments):
+    return make_config(
+        out,
+        "--dataset=shapes:48",
+        "--backbones=untrained_dino_tiny",
+        "--image_size=64",
+        "--tokens=k,x2",
+        "--shots=1,3",
+        "--trials=2",
+        "--categories=object,scene",
+        *arguments,
+    )
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    config = shapes_config(tmp_path_factory.mktemp("sweep") / "out")
+    report = run_sweep(config)
+    return config, report, read_table(config.out / "results.parquet").to_pylist()
+
+
+def labels_of(config, split):
+    dataset = open_dataset(config.dataset, seed=config.seed).select(config.categories)
+    transform = Transform(config.image_size, "none", 1.0, "bicubic")
+    return dataset, build_labels(
+        dataset.splits[split], dataset.concepts, transform=transform, patch_size=8, task="segmentation"
+    )
+
+
+def test_every_concept_token_and_rule_has_its_rows(sweep):
+    config, _, rows = sweep
+    dataset, labels = labels_of(config, "train")
+    for k, concept in enumerate(dataset.concepts):
+        for token in TOKENS:
+            mine = [row for row in rows if (row["concept"], row["category"]) == (concept.number, concept.category)]
+            mine = [row for row in mine if row["token"] == token]
+            plane = [row for row in mine if row["rule"] == "hyperplane"]
+            few_shot = [row for row in mine if row["rule"] == "cosine"]
+            assert len(plane) == 1
+            if few_shot[0]["skipped"]:
+                assert [row["shots"] for row in few_shot] == list(SHOTS)
+            else:
+                assert len(few_shot) == len(SHOTS) * TRIALS
+            positives = int(labels.carries(k).sum())
+            assert plane[0]["n_pos_train"] == positives
+            if positives < config.min_positives:
+                assert plane[0]["skipped"]
+                assert few_shot[0]["skipped"]
+
+
+def test_some_concepts_are_skipped_with_a_reason_and_no_numbers(sweep):
+    skipped = [row for row in sweep[2] if row["skipped"]]
+    assert {row["skipped"].split()[0] for row in skipped} & {"no"}
+    assert all(row[metric] is None for row in skipped for metric in (*METRICS, "threshold"))
+
+
+def test_results_recomputed_from_saved_templates_equal_the_table(sweep):
+    """Plain NumPy on tokens of single images; a row within rounding of its threshold may fall on either side."""
+    config, _, rows = sweep
+    dataset, labels = labels_of(config, "val")
+    split, backbone = dataset.splits["val"], load_backbone("untrained_dino_tiny")
+    transform = Transform(config.image_size, "none", 1.0, "bicubic")
+    images = np.stack([transform.image(split.image(i)) for i in range(len(split))])
+    queries = draw_queries(labels, trials=TRIALS, seed=config.seed)
+    checked = 0
+    for token in TOKENS:
+        z = np.asarray(backbone.tokens(images, [(3, token)])[3, token], np.float64)[:, 1:]
+        folder = config.out / "templates" / "untrained_dino_tiny"
+        plane = load_templates(folder / f"3_{token}_hyperplane.safetensors")
+        few_shot = load_templates(folder / f"3_{token}_cosine.safetensors")
+        for row in rows:
+            if row["token"] != token or row["skipped"]:
+                continue
+            templates = plane if row["rule"] == "hyperplane" else few_shot
+            place = [(c.number, c.category) for c in templates.concepts].index((row["concept"], row["category"]))
+            k = [(c.number, c.category) for c in dataset.concepts].index((row["concept"], row["category"]))
+            pos = labels.carries(k)
+            neg = labels.in_category(int(labels.concept_category[k])) & ~pos
+            if row["rule"] == "hyperplane":
+                scores = z @ templates.arrays["w"][place] - templates.arrays["b"][place]
+            else:
+                s, trial = SHOTS.index(row["shots"]), row["trial"]
+                alpha, t = templates.arrays["alpha"][s, trial, place], templates.arrays["t"][s, trial, place]
+                scores = z @ alpha / np.linalg.norm(z, axis=-1) / np.linalg.norm(alpha) - t
+                drawn = queries.images[k, trial, : queries.counts[k, trial]]
+                scores, pos, neg = scores[drawn], pos[drawn], neg[drawn]
+            assert (row["n_pos_test"], row["n_neg_test"]) == (pos.sum(), neg.sum())
+            tpr = (scores[pos] >= 0).mean()
+            fpr = (scores[neg] >= 0).mean() if neg.any() else np.nan
+            doubt = max((np.abs(scores[side]) < 1e-4).mean() if side.any() else 0 for side in (pos, neg))
+            assert row["recall"] == pytest.approx(tpr, abs=doubt + 1e-9)
+            if neg.any():
+                assert row["accuracy"] == pytest.approx((tpr + 1 - fpr) / 2, abs=doubt + 1e-9)
+            if not row["degenerate"] and doubt == 0:
+                precision = tpr / (tpr + fpr)
+                assert row["precision"] == pytest.approx(precision)
+                assert row["f1"] == pytest.approx(2 * precision * tpr / (precision + tpr))
+            checked += 1
+    assert checked > 100
+
+
+def test_the_folder_says_what_was_done(sweep):
+    config, report, _ = sweep
+    assert report == config.out / "report" / "index.html"
+    assert "untrained control" in report.read_text()
+    record = json.loads((config.out / "config.json").read_text())
+    assert record["shots"] == [1, 3]
+    assert record["dataset"] == "shapes:48"
+    run = json.loads((config.out / "run.json").read_text())
+    assert run["versions"]["jax"]
+    assert any("untrained control" in note for note in run["notes"])
+    assert {stage["unit"] for stage in run["stages"]} == {"images", "concepts"}
+
+
+def test_a_resumed_sweep_ends_in_the_same_table(sweep, tmp_path):
+    """A stop is a folder in which some cells are missing; here also the features come from a cache the second time."""
+    reference = read_table(sweep[0].out / "results.parquet")
+    arguments = (f"--cache_dir={tmp_path / 'cache'}",)
+    config = shapes_config(tmp_path / "out", *arguments)
+    run_sweep(config)
+    lost = [config.out / "cells" / "untrained_dino_tiny" / name for name in ("3_k_cosine", "3_x2_hyperplane")]
+    for path in lost:
+        path.with_suffix(".parquet").unlink()
+    (config.out / "results.parquet").unlink()
+    run_sweep(dataclasses.replace(config, resume=True))
+    resumed = read_table(config.out / "results.parquet")
+    assert resumed.equals(reference)
+
+
+def test_a_folder_of_another_configuration_is_refused_and_stays(sweep):
+    config, report, _ = sweep
+    before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*")}
+    with pytest.raises(InputError, match=r"--trials was 2, is 3"):
+        run_sweep(dataclasses.replace(config, trials=3, resume=True))
+    with pytest.raises(InputError, match="add --resume"):
+        run_sweep(config)
+    assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*")} == before
+    assert report.exists()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="holds no sweep"):
+        run_sweep(shapes_config(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_classification_of_class_folders(tmp_path):
+    """Two classes of plain colours: separable by any token. A file that is no image is left out and counted."""
+    from PIL import Image
+
+    for split, count in (("train", 12), ("val", 8)):
+        for name, colour in (("blue", (30, 40, 200)), ("red", (200, 40, 30))):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                noise = np.random.default_rng(i).integers(0, 25, (70, 90, 3))
+                Image.fromarray((noise + colour).clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+    (tmp_path / "images" / "train" / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    config = make_config(
+        tmp_path / "out",
+        "--task=classification",
+        f"--dataset=imagefolder:{tmp_path / 'images'}",
+        "--backbones=untrained_dino_tiny,untrained_mae_tiny",
+        "--tokens=x2",
+        "--shots=5",
+        "--trials=2",
+    )
+    run_sweep(config)
+    table = read_table(config.out / "results.parquet")
+    plane = table.filter(pc.equal(table["rule"], "hyperplane"))
+    assert sorted(set(plane["n_pos_train"].to_pylist())) == [12]
+    # The [CLS] of an untrained model hardly moves with the input, but what it does is enough for two plain colours.
+    assert np.mean(plane["accuracy"].to_pylist()) > 0.9
+    notes = json.loads((config.out / "run.json").read_text())["notes"]
+    assert any("broken.jpg" in note for note in notes)
+
+
+def test_few_positives_and_other_limits_are_skipped_rows(tmp_path):
+    config = shapes_config(tmp_path / "out", "--min_positives=1000000", "--rules=hyperplane", "--tokens=k")
+    run_sweep(config)
+    rows = read_table(config.out / "results.parquet").to_pylist()
+    assert rows
+    assert all(row["skipped"] for row in rows)
+    assert any("fewer than --min_positives=1000000" in row["skipped"] for row in rows)
+    assert Path(config.out / "report" / "index.html").exists()

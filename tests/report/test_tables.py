@@ -1,0 +1,180 @@
+"""The summaries equal loops over the rows, written without Arrow."""
+
+import itertools
+import random
+import statistics
+
+import pytest
+
+from vitprobe_jax.metrics.results import METRICS, SCHEMA, make_table
+from vitprobe_jax.report import tables
+from vitprobe_jax.types import TOKENS
+
+# Only the order of summation differs between Arrow and Python: a few units in the last place of numbers up to 1.
+EXACT = 1e-12
+
+
+def select(rows, summary):
+    names = ("backbone", "layer", "token", "rule", "shots")
+    return [row for row in rows if all(row[name] == getattr(summary, name) for name in names)]
+
+
+def concept_means(rows, metric):
+    """Mean over trials of each concept that has any."""
+    by_concept = {}
+    for row in rows:
+        if row["skipped"] is None:
+            by_concept.setdefault((row["concept"], row["category"]), []).append(row[metric])
+    return {concept: statistics.fmean(values) for concept, values in by_concept.items()}
+
+
+@pytest.fixture
+def rows(results_rows):
+    """Two layers, and a concept that is skipped by the cosine rule of one backbone at 5 shots."""
+
+    def skip(row):
+        return "too few" if row["name"] == "wheel" and row["shots"] == 5 and row["backbone"] == "tiny_mae" else None
+
+    return results_rows(layers=(3, 11), skip=skip)
+
+
+def test_means_and_counts_are_those_of_plain_loops(rows):
+    summaries = tables.summarise(make_table(rows))
+    assert len(summaries) == 2 * 2 * 3 * (1 + 2)  # backbones, layers, tokens, hyperplane and two numbers of shots
+    for summary in summaries:
+        own = select(rows, summary)
+        scored = [row for row in own if row["skipped"] is None]
+        assert summary.templates == len(scored)
+        assert summary.degenerate == sum(row["degenerate"] for row in scored)
+        assert summary.concepts == len(concept_means(own, "f1"))
+        assert summary.skipped == 4 - summary.concepts
+        for metric in METRICS:
+            expected = statistics.fmean(concept_means(own, metric).values())
+            assert summary.scores[metric].mean == pytest.approx(expected, abs=EXACT)
+    assert any(summary.skipped for summary in summaries)
+    assert any(summary.degenerate for summary in summaries)
+
+
+def test_deviation_is_over_trials_of_the_mean_over_concepts(rows):
+    for summary in tables.summarise(make_table(rows)):
+        own = [row for row in select(rows, summary) if row["skipped"] is None]
+        if summary.rule == "hyperplane":
+            assert summary.scores["f1"].deviation is None
+            assert summary.effective_shots is None
+            continue
+        trials = [statistics.fmean(row["f1"] for row in own if row["trial"] == trial) for trial in range(3)]
+        assert summary.scores["f1"].deviation == pytest.approx(statistics.stdev(trials), abs=EXACT)
+        assert summary.effective_shots == pytest.approx(statistics.fmean(row["effective_shots"] for row in own))
+
+
+def test_concepts_weigh_the_same_however_many_trials_they_have(results_rows):
+    full = results_rows(rules=("cosine",), tokens=("k",), shots=(5,), trials=4)
+    uneven = [row for row in full if row["name"] != "sky" or row["trial"] == 0]
+    for summary in tables.summarise(make_table(uneven)):
+        expected = statistics.fmean(concept_means(select(uneven, summary), "recall").values())
+        plain = statistics.fmean(row["recall"] for row in select(uneven, summary))
+        assert summary.scores["recall"].mean == pytest.approx(expected, abs=EXACT)
+        assert abs(expected - plain) > 1e-3  # the two ways to average really differ on these rows
+
+
+def test_a_single_trial_has_no_deviation(results_rows):
+    rows = results_rows(rules=("cosine",), trials=1)
+    assert all(row.scores[m].deviation is None for row in tables.summarise(make_table(rows)) for m in METRICS)
+
+
+def test_order_is_that_of_the_table_then_layer_token_and_shots(rows):
+    summaries = tables.summarise(make_table(rows))
+    assert [name for name, _ in itertools.groupby(row.backbone for row in summaries)] == ["dino_vits16", "tiny_mae"]
+    keys = [(row.backbone, row.layer, TOKENS.index(row.token), row.rule, row.shots or 0) for row in summaries]
+    assert keys == sorted(keys)
+
+
+def test_order_of_rows_changes_no_number(rows):
+    def by_cell(rows):
+        return {(s.backbone, s.layer, s.token, s.rule, s.shots): s for s in tables.summarise(make_table(rows))}
+
+    shuffled = random.Random(1).sample(rows, len(rows))
+    straight, mixed = by_cell(rows), by_cell(shuffled)
+    assert straight.keys() == mixed.keys()
+    for cell, summary in straight.items():
+        assert mixed[cell].skipped == summary.skipped
+        for metric, score in summary.scores.items():
+            assert mixed[cell].scores[metric].mean == pytest.approx(score.mean, abs=EXACT)
+            assert mixed[cell].scores[metric].deviation == pytest.approx(score.deviation, abs=EXACT)
+
+
+def test_everything_skipped_leaves_cells_without_scores(results_rows):
+    table = make_table(results_rows(skip=lambda row: "no positives in val"))
+    summaries = tables.summarise(table)
+    assert len(summaries) == 2 * 3 * (1 + 2)
+    assert all(row.scores == {} and row.concepts == 0 and row.skipped == 4 for row in summaries)
+    assert tables.best_tokens(summaries) == []
+
+
+def test_empty_table_has_no_cells():
+    table = SCHEMA.empty_table()
+    assert tables.summarise(table) == []
+    assert tables.summarise_by_category(table) == {}
+    assert tables.skipped_concepts(table) == []
+
+
+def test_categories_are_summarised_alone(rows):
+    by_category = tables.summarise_by_category(make_table(rows))
+    assert list(by_category) == ["material", "object", "part"]
+    for category, summaries in by_category.items():
+        for summary in summaries:
+            own = concept_means([row for row in select(rows, summary) if row["category"] == category], "f1")
+            assert summary.concepts == len(own)
+            if own:
+                assert summary.scores["f1"].mean == pytest.approx(statistics.fmean(own.values()), abs=EXACT)
+    assert any(not summary.scores for summary in by_category["part"])
+
+
+def test_best_token_is_the_highest_at_the_largest_number_of_shots(rows):
+    summaries = tables.summarise(make_table(rows))
+    best = tables.best_tokens(summaries)
+    assert {(b.first.backbone, b.first.rule) for b in best} == {
+        (backbone, rule) for backbone in ("dino_vits16", "tiny_mae") for rule in ("hyperplane", "cosine")
+    }
+    for b in best:
+        shots = 5 if b.first.rule == "cosine" else None
+        rivals = [
+            row for row in summaries if (row.backbone, row.rule, row.shots) == (b.first.backbone, b.first.rule, shots)
+        ]
+        assert b.first.scores["f1"].mean == max(row.scores["f1"].mean for row in rivals)
+        others = [row.scores["f1"].mean for row in rivals if row.token != b.first.token]
+        assert b.second.token != b.first.token
+        assert b.second.scores["f1"].mean == max(others)
+
+
+def test_of_equal_tokens_the_first_leads_and_a_lone_token_has_no_second(results_rows):
+    equal = [row | {"f1": 0.5, "degenerate": False} for row in results_rows(rules=("hyperplane",))]
+    assert [(b.first.token, b.second.token) for b in tables.best_tokens(tables.summarise(make_table(equal)))] == [
+        ("q", "k")
+    ] * 2
+    lone = tables.summarise(make_table(results_rows(rules=("hyperplane",), tokens=("k",))))
+    assert [b.second for b in tables.best_tokens(lone)] == [None, None]
+
+
+def test_last_layer_is_each_backbones_own(results_rows):
+    rows = [
+        row
+        for row in results_rows(rules=("hyperplane",), layers=(3, 7, 11))
+        if row["backbone"] == "dino_vits16" or row["layer"] < 11
+    ]
+    last = tables.last_layer(tables.summarise(make_table(rows)))
+    assert {(row.backbone, row.layer) for row in last} == {("dino_vits16", 11), ("tiny_mae", 7)}
+
+
+def test_skipped_concepts_are_listed_once_with_their_places(rows, results_rows):
+    (skipped,) = tables.skipped_concepts(make_table(rows))
+    assert skipped == tables.SkippedConcept("part", "wheel", "too few", ("cosine",), ("tiny_mae",))
+    everywhere = make_table(results_rows(skip=lambda row: "rare" if row["name"] in ("sky", "grass") else None))
+    assert [(s.category, s.name, s.rules) for s in tables.skipped_concepts(everywhere)] == [
+        ("material", "grass", ("cosine", "hyperplane")),
+        ("object", "sky", ("cosine", "hyperplane")),
+    ]
+
+
+def test_controls_are_known_by_their_objective(rows):
+    assert {row.backbone for row in tables.summarise(make_table(rows)) if row.untrained} == {"tiny_mae"}
