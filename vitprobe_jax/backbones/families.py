@@ -41,6 +41,7 @@ class Family:
             them flat.
         prefixes: key prefixes to strip, the longest that all kept keys share.
         drop: regular expressions of keys that are no part of the encoder or decoder (projection heads).
+        huggingface: values of `model_type` in the `config.json` of its Hugging Face folders.
         licence: of the official weights.
     """
 
@@ -52,6 +53,7 @@ class Family:
     containers: tuple[str, ...]
     prefixes: tuple[str, ...]
     drop: tuple[str, ...]
+    huggingface: tuple[str, ...]
     licence: str
 
 
@@ -71,6 +73,7 @@ FAMILIES: dict[str, Family] = {
         containers=("teacher", "student"),
         prefixes=("module.backbone.", "backbone.", "module."),
         drop=(r"head\..*",),
+        huggingface=("vit",),
         licence="Apache-2.0",
     ),
     "mae": Family(
@@ -85,6 +88,7 @@ FAMILIES: dict[str, Family] = {
         containers=("model",),
         prefixes=("module.",),
         drop=(),
+        huggingface=("vit_mae", "vit"),
         licence="CC-BY-NC-4.0",
     ),
 }
