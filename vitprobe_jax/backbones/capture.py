@@ -32,7 +32,7 @@ def capture(
     config: ViTConfig,
     params: Mapping,
     images: Float[Array, "B height width 3"],
-    wanted: Sequence[tuple[int, Intermediate]],
+    wanted: Sequence[tuple[int, str]],
     *,
     dtype=jnp.float32,
 ) -> dict[tuple[int, Intermediate], Float[Array, "B ..."]]:

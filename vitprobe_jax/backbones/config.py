@@ -1,7 +1,7 @@
 """What a backbone is, as data: the ViT's sizes, how its images are prepared, where its weights came from."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from vitprobe_jax.errors import InputError
 
@@ -40,6 +40,10 @@ class ViTConfig:
             raise InputError(
                 f"num_heads={self.num_heads} does not divide the width {self.width}; give the model's own head count"
             )
+        if self.resample not in get_args(Resample):
+            raise InputError(f"resample={self.resample!r} is none of {', '.join(get_args(Resample))}")
+        if not self.layer_norm_eps > 0:
+            raise InputError(f"layer_norm_eps={self.layer_norm_eps} is not positive")
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -77,6 +81,10 @@ class Preprocess:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize_ratio: float = 256 / 224
+
+    def __post_init__(self):
+        if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
+            raise InputError(f"mean={self.mean} and std={self.std} must hold three numbers each, those of std positive")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,5 +135,7 @@ class BackboneSpec:
                 decoder=None if decoder is None else DecoderConfig(**decoder),
                 **data,
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
+            raise InputError(f"not a backbone record: no field {error}") from error
+        except (TypeError, AttributeError, ValueError) as error:
             raise InputError(f"not a backbone record: {error}") from error

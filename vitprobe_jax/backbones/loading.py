@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
@@ -111,13 +112,45 @@ def _restore(path: Path, module: nn.Module, *example: Array) -> Mapping:
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), variables["params"]
     )
+    path = path.resolve()
     try:
+        _read_in_turn(path)
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path.resolve(), target)
+            metadata = checkpointer.metadata(path).item_metadata
+            if metadata is None:
+                raise ValueError("what they are is not said; _METADATA or _sharding is damaged")
+            stored, wanted = _shapes(metadata.tree), _shapes(target)
+            different = sorted(name for name in stored | wanted if stored.get(name) != wanted.get(name))
+            if different:
+                raise ValueError(
+                    f"backbone.json describes others: {len(different)} differ, as {different[0]}, "
+                    f"{stored.get(different[0], 'missing')} instead of {wanted.get(different[0], 'none')}"
+                )
+            return checkpointer.restore(path, target)
     # Orbax and tensorstore raise many kinds for a damaged folder; none of them is a bug of ours.
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{path}: parameters cannot be read ({reason[0]}); convert the official file again") from error
+
+
+def _shapes(tree: Mapping) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _read_in_turn(path: Path) -> None:
+    """Raises for the first part of a checkpoint that is cut short or missing.
+
+    Orbax reads all parts at once, and a damaged folder would print a traceback for every one of them.
+    """
+    store = ts.KvStore.open({"driver": "ocdbt", "base": path.as_uri()}).result()
+    keys = store.list().result()
+    if not keys:
+        raise FileNotFoundError("there are none")
+    for key in keys:
+        # A part whose file is gone reads as nothing.
+        if not store.read(key).result().value:
+            raise FileNotFoundError(f"{key.decode()} is missing")
 
 
 def _digest(params: Mapping) -> str:

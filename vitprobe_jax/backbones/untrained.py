@@ -31,28 +31,39 @@ def sincos_positions(width: int, grid: tuple[int, int]) -> Float[np.ndarray, "1 
     return np.concatenate([np.zeros((1, width)), patches])[None].astype(np.float32)
 
 
+# Where the official code leaves torch's own start of a layer: uniform up to 1 / sqrt(fan_in).
+_torch_default = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
 def _init_dino(config: ViTConfig) -> Mapping:
-    """DINO's: every matrix and embedding from a normal of deviation 0.02 cut at two deviations, biases zero."""
-    return _init(config, jax.nn.initializers.truncated_normal(0.02))
+    """DINO's: matrices and embeddings from a normal of deviation 0.02, the patch embedding as torch starts it."""
+    return _init(config, matrix_init=jax.nn.initializers.normal(0.02), patch_init=_torch_default)
 
 
 def _init_mae(config: ViTConfig) -> Mapping:
-    """MAE's: Xavier-uniform matrices, sine-cosine positions, [CLS] from a normal of deviation 0.02, biases zero."""
-    params = _init(config, jax.nn.initializers.xavier_uniform())
+    """MAE's: Xavier-uniform matrices, sine-cosine positions, [CLS] from a normal of deviation 0.02."""
+    xavier = jax.nn.initializers.xavier_uniform()
+    params = _init(config, matrix_init=xavier, patch_init=xavier)
     return {**params, "pos_embed": jnp.asarray(sincos_positions(config.width, config.grid))}
 
 
-def _init(config: ViTConfig, kernel_init: Callable[..., Array]) -> Mapping:
+def _init(config: ViTConfig, *, matrix_init: Callable[..., Array], patch_init: Callable[..., Array]) -> Mapping:
+    """Tokens and positions are normal of deviation 0.02; biases zero, but for the patch embedding's."""
     size = (1, *(side * config.patch_size for side in config.grid), 3)
-    variables = ViT(config).init(jax.random.key(0), jnp.zeros(size))
-    keys = iter(jax.random.split(jax.random.key(1), 1000))
+    shapes = jax.eval_shape(ViT(config).init, jax.random.key(0), jnp.zeros(size))["params"]
+    keys = iter(jax.random.split(jax.random.key(0), 1000))
 
-    def initialise(path: tuple[str, ...], leaf: Array) -> Array:
-        if path[-1] != "kernel":
-            return leaf
-        return kernel_init(next(keys), (np.prod(leaf.shape[:-1]), leaf.shape[-1])).reshape(leaf.shape)
+    def initialise(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> Array:
+        if path == ("patch_embed", "bias"):
+            return _torch_default(next(keys), (3 * config.patch_size**2, config.width))[0]
+        if path[-1] == "kernel":
+            init = patch_init if path[0] == "patch_embed" else matrix_init
+            return init(next(keys), (np.prod(leaf.shape[:-1]), leaf.shape[-1])).reshape(leaf.shape)
+        if path[-1] in ("cls_token", "pos_embed"):
+            return 0.02 * jax.random.normal(next(keys), leaf.shape)
+        return jnp.full(leaf.shape, float(path[-1] == "scale"))
 
-    return path_aware_map(initialise, variables["params"])
+    return path_aware_map(initialise, shapes)
 
 
 def _spec(name: str, family: str, num_heads: int) -> BackboneSpec:
