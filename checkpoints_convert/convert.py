@@ -20,6 +20,7 @@ from checkpoints_convert.matching import Match, match
 from checkpoints_convert.sources import Source, open_source
 from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, ViTConfig
 from vitprobe_jax.backbones.families import FAMILIES, Arch, Family
+from vitprobe_jax.backbones.loading import params_digest
 from vitprobe_jax.errors import InputError
 
 Params = Mapping[str, Any]
@@ -72,17 +73,20 @@ def convert(
     with open_source(input) as source:
         found = _find(source, record, sizes, arch)
         _check_huggingface(source, record, num_heads, decoder_heads if found.decoder else None)
+        config, decoder_config = _encoder_config(found, record, num_heads), _decoder_config(found, decoder_heads)
+        params, decoder = _read(source.path, found)
         spec = BackboneSpec(
             name=name,
             family=family,
             objective=record.objective,
-            config=_encoder_config(found, record, num_heads),
+            config=config,
             preprocess=record.preprocess,
-            decoder=_decoder_config(found, decoder_heads),
+            decoder=decoder_config,
             source=input.resolve().name,
             sha256=source.sha256(),
+            params_sha256=params_digest(params),
+            decoder_sha256=params_digest(decoder) if decoder_config else "",
         )
-        params, decoder = _read(source.path, found)
     _write(output, spec, {"params": params, "decoder": decoder})
 
     c = spec.config

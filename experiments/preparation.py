@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from absl import logging
@@ -28,9 +28,9 @@ from vitprobe_jax.types import SPLITS, Split, Task
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterable[T]:
+def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterator[T]:
     """The items, with rate and time left on a terminal, quietly elsewhere."""
-    return tqdm(items, total=total, desc=label, unit=unit, disable=not sys.stderr.isatty(), leave=False)
+    yield from tqdm(items, total=total, desc=label, unit=unit, disable=not sys.stderr.isatty(), leave=False)
 
 
 def load_backbones(config: RunConfig) -> list[Backbone]:
@@ -144,7 +144,7 @@ class PreparedData:
         return FeatureCache(
             self.config.cache_dir,
             {
-                "weights": spec.sha256,
+                "weights": spec.params_sha256,
                 "config": dataclasses.asdict(spec.config),
                 "preprocess": dataclasses.asdict(spec.preprocess),
                 "transform": dataclasses.asdict(make_transform(self.config, self.task, backbone)),

@@ -14,11 +14,11 @@ from sklearn.preprocessing import StandardScaler
 
 from vitprobe_jax.data.labels import build_labels
 from vitprobe_jax.data.shapes import CATEGORIES, LABELS, open_shapes
-from vitprobe_jax.data.shapes_drawing import rasterise
-from vitprobe_jax.data.shapes_materials import TEXTURES
-from vitprobe_jax.data.shapes_objects import DRAW
-from vitprobe_jax.data.shapes_scenes import SCENES, compose
-from vitprobe_jax.data.shapes_shading import shade
+from vitprobe_jax.data.shapes.drawing import rasterise
+from vitprobe_jax.data.shapes.materials import TEXTURES
+from vitprobe_jax.data.shapes.objects import DRAW
+from vitprobe_jax.data.shapes.scenes import SCENES, compose
+from vitprobe_jax.data.shapes.shading import shade
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
 

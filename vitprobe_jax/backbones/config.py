@@ -100,6 +100,8 @@ class BackboneSpec:
         decoder: MAE's decoder, where the source file had one.
         source: file name of the official checkpoint, or how the weights were made.
         sha256: of the source file (of the largest weight file of a Hugging Face folder); for bundled ones, of the weights.
+        params_sha256: of the encoder's parameters as loaded (`loading.params_digest`).
+        decoder_sha256: of the decoder's parameters, where there is one.
     """
 
     name: str
@@ -110,6 +112,8 @@ class BackboneSpec:
     decoder: DecoderConfig | None = None
     source: str = ""
     sha256: str = ""
+    params_sha256: str = ""
+    decoder_sha256: str = ""
 
     def to_json(self) -> dict:
         """A JSON-ready dict; `from_json` is its inverse."""

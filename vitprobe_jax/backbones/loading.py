@@ -61,7 +61,8 @@ def load_backbone(name: str) -> Backbone:
     if name in UNTRAINED:
         spec, make_params = UNTRAINED[name]
         params = make_params()
-        return Backbone(dataclasses.replace(spec, sha256=_digest(params)), params)
+        digest = params_digest(params)
+        return Backbone(dataclasses.replace(spec, sha256=digest, params_sha256=digest), params)
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(
@@ -70,7 +71,7 @@ def load_backbone(name: str) -> Backbone:
         )
     spec = read_spec(folder)
     size = tuple(side * spec.config.patch_size for side in spec.config.grid)
-    return Backbone(spec, _restore(folder / "params", ViT(spec.config), jnp.zeros((1, *size, 3))))
+    return Backbone(spec, _restore(folder / "params", spec.params_sha256, ViT(spec.config), jnp.zeros((1, *size, 3))))
 
 
 def load_decoder(folder: Path) -> tuple[DecoderConfig, Mapping]:
@@ -85,7 +86,7 @@ def load_decoder(folder: Path) -> tuple[DecoderConfig, Mapping]:
     module = make_decoder(spec.config, spec.decoder)
     patches = jnp.zeros((1, module.num_patches), jnp.int32)
     encoded = jnp.zeros((1, 1 + module.num_patches, spec.config.width))
-    return spec.decoder, _restore(folder / "decoder", module, encoded, patches)
+    return spec.decoder, _restore(folder / "decoder", spec.decoder_sha256, module, encoded, patches)
 
 
 def make_decoder(config: ViTConfig, decoder: DecoderConfig) -> MAEDecoder:
@@ -106,7 +107,16 @@ def read_spec(folder: Path) -> BackboneSpec:
         raise InputError(f"{path}: not a converted backbone ({error}); convert the official file again") from error
 
 
-def _restore(path: Path, module: nn.Module, *example: Array) -> Mapping:
+def params_digest(params: Mapping) -> str:
+    """SHA-256 over the names and bytes of all parameters: what is loaded is what was converted, to the last bit."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
+def _restore(path: Path, digest: str, module: nn.Module, *example: Array) -> Mapping:
     variables = jax.eval_shape(module.init, jax.random.key(0), *example)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
@@ -126,7 +136,10 @@ def _restore(path: Path, module: nn.Module, *example: Array) -> Mapping:
                     f"backbone.json describes others: {len(different)} differ, as {different[0]}, "
                     f"{stored.get(different[0], 'missing')} instead of {wanted.get(different[0], 'none')}"
                 )
-            return checkpointer.restore(path, target)
+            params = checkpointer.restore(path, target)
+        if params_digest(params) != digest:
+            raise ValueError("they are not those that were converted: their SHA-256 differs from backbone.json's")
+        return params
     # Orbax and tensorstore raise many kinds for a damaged folder; none of them is a bug of ours.
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -151,11 +164,3 @@ def _read_in_turn(path: Path) -> None:
         # A part whose file is gone reads as nothing.
         if not store.read(key).result().value:
             raise FileNotFoundError(f"{key.decode()} is missing")
-
-
-def _digest(params: Mapping) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()

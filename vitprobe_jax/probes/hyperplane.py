@@ -5,7 +5,7 @@ epochs over all positives and twice as many negatives; the first round's are ran
 are the highest-scoring of the pool under the current template.
 
 Concepts differ in size by orders of magnitude, so padding all to the largest cannot work. They are sorted into buckets
-whose capacities grow by sqrt(2); within a bucket they are vmapped, in chunks that fit a memory bound.
+whose capacities double; within a bucket they are vmapped, in chunks that fit a memory bound.
 """
 
 import dataclasses
@@ -21,8 +21,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 from vitprobe_jax.probes.feature_norm import Affine
 from vitprobe_jax.probes.sampling import RowPool
 
-MIN_CAPACITY = 32
-GROWTH = 2**0.5
+MIN_CAPACITY = 128
 CHUNK_BYTES = 1 << 29
 """Bound on what one chunk of concepts adds to memory beside the table."""
 
@@ -113,10 +112,10 @@ def make_buckets(pools: Sequence[RowPool], identities: Sequence[int], config: Hy
 
 
 def _capacity(size: int) -> int:
-    capacity = float(MIN_CAPACITY)
-    while int(capacity) < size:
-        capacity *= GROWTH
-    return int(capacity)
+    capacity = MIN_CAPACITY
+    while capacity < size:
+        capacity *= 2
+    return capacity
 
 
 def _pad(rows: list[np.ndarray], width: int) -> np.ndarray:

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 
-from vitprobe_jax.data import shapes_backdrops as backdrops
-from vitprobe_jax.data.shapes_backdrops import Scene, Stage
-from vitprobe_jax.data.shapes_drawing import SIZE, Brush, Sketch
-from vitprobe_jax.data.shapes_materials import Colour
-from vitprobe_jax.data.shapes_objects import DRAW
+from vitprobe_jax.data.shapes import backdrops
+from vitprobe_jax.data.shapes.backdrops import Scene, Stage
+from vitprobe_jax.data.shapes.drawing import SIZE, Brush, Sketch
+from vitprobe_jax.data.shapes.materials import Colour
+from vitprobe_jax.data.shapes.objects import DRAW
 
 
 @dataclasses.dataclass(frozen=True)

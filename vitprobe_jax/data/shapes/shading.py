@@ -4,9 +4,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
-from vitprobe_jax.data.shapes_drawing import SIZE, SUPERSAMPLING, Sketch
-from vitprobe_jax.data.shapes_materials import PATTERNS, Noise
-from vitprobe_jax.data.shapes_scenes import Light
+from vitprobe_jax.data.shapes.drawing import SIZE, SUPERSAMPLING, Sketch
+from vitprobe_jax.data.shapes.materials import PATTERNS, Noise
+from vitprobe_jax.data.shapes.scenes import Light
 
 # Distance to a receding plane's horizon, in pixels, at which its pattern has its own size.
 _FOCUS = 45.0

@@ -13,9 +13,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vitprobe_jax.data.dataset import Annotation, Dataset
-from vitprobe_jax.data.shapes_drawing import SIZE, SUPERSAMPLING, Region, rasterise
-from vitprobe_jax.data.shapes_scenes import Picture, compose
-from vitprobe_jax.data.shapes_shading import shade
+from vitprobe_jax.data.shapes.drawing import SIZE, SUPERSAMPLING, Region, rasterise
+from vitprobe_jax.data.shapes.scenes import Picture, compose
+from vitprobe_jax.data.shapes.shading import shade
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import SPLITS, Concept
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vitprobe_jax.data.shapes_drawing import SIZE, Brush, Number, Points, Region, Sketch, box, ellipse, polygon
-from vitprobe_jax.data.shapes_materials import PAINTS, TEXTURES, Colour, draw_colours, hsv, mix
-from vitprobe_jax.data.shapes_objects import DRAW
+from vitprobe_jax.data.shapes.drawing import SIZE, Brush, Number, Points, Region, Sketch, box, ellipse, polygon
+from vitprobe_jax.data.shapes.materials import PAINTS, TEXTURES, Colour, draw_colours, hsv, mix
+from vitprobe_jax.data.shapes.objects import DRAW
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""The things of `shapes`: each an assembly of labelled parts, in a brush's coordinates (see `shapes_drawing`)."""
+"""The things of `shapes`: each an assembly of labelled parts, in a brush's coordinates (see `shapes.drawing`)."""
 
 import math
 from collections.abc import Callable
 
-from vitprobe_jax.data.shapes_drawing import Brush, Number, box, ellipse, limb, polygon, ring
+from vitprobe_jax.data.shapes.drawing import Brush, Number, box, ellipse, limb, polygon, ring
 
 
 def _four_panes(b: Brush, x: Number, y: Number, w: Number, h: Number, *parts: str) -> None:

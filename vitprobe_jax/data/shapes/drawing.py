@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from vitprobe_jax.data.shapes_materials import PAINTS, Colour, draw_colours, mix
+from vitprobe_jax.data.shapes.materials import PAINTS, Colour, draw_colours, mix
 
 SIZE = 128
 SUPERSAMPLING = 2
@@ -29,7 +29,7 @@ class Region:
         object: name of the object that it belongs to, if any.
         parts: names of the parts that it belongs to, the outer first (`window`, `pane`).
         material: name of its material, if any.
-        pattern: key of `shapes_materials.PATTERNS`; it mixes the two colours.
+        pattern: key of `shapes.materials.PATTERNS`; it mixes the two colours.
         colours: RGB in [0, 1].
         origin: where the pattern starts, in pixels.
         turn: angle of the pattern in radians.
@@ -135,7 +135,7 @@ class Brush:
 
         Args:
             outlines: one or several polygons in the brush's coordinates, one region together.
-            material: key of `shapes_materials.PAINTS`.
+            material: key of `shapes.materials.PAINTS`.
             *parts: the parts that the region belongs to, the outer first.
             colour: where none of the material's own will do.
             relief: see `Region`.
