@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from vitprobe_jax.features.table import FeatureTable, membership
 from vitprobe_jax.metrics.balanced import Counts
-from vitprobe_jax.probes.cosine import cosine
+from vitprobe_jax.probes.cosine import cosines
 from vitprobe_jax.probes.feature_norm import Affine
 from vitprobe_jax.probes.trials import Trials, map_trials
 
@@ -31,7 +31,9 @@ def count_hyperplanes(
     def count_one(item):
         concept, category, w, b = item
         scores_IxR = jnp.einsum("ird,d->ir", table.rows, w, preferred_element_type=jnp.float32)
-        return _tally(scores_IxR - b >= 0, membership(table.slots, table.slot_category, concept, category))
+        found = scores_IxR - b >= 0
+        pos, neg = membership(table.slots, table.slot_category, concept, category)
+        return jnp.stack([jnp.sum(which) for which in (found & pos, found & neg, pos, neg)])
 
     chunk = max(1, CHUNK_BYTES // (8 * table.slots.shape[0] * table.slots.shape[1]))
     return jax.lax.map(count_one, (concept, category, w, b), batch_size=chunk)
@@ -49,8 +51,11 @@ def count_cosine(
     """(tp, fp, n_pos, n_neg) of every cosine template over the rows of its query images (`sampling.draw_queries`)."""
 
     def count_one(z_SxRxD, sides, alpha, t):
-        score = jax.vmap(cosine, in_axes=(None, 0))
-        return jax.vmap(_tally, in_axes=(0, None))(score(z_SxRxD, alpha) >= t.reshape(-1, 1, 1), sides)
+        found_NxZ = cosines(z_SxRxD.reshape(-1, z_SxRxD.shape[-1]), alpha) >= t[None, :]
+        sides_2xN = jnp.stack(sides).reshape(2, -1)
+        found_2xZ = jnp.stack([jnp.sum(found_NxZ & side_N[:, None], axis=0) for side_N in sides_2xN])
+        totals_2x1 = jnp.sum(sides_2xN, axis=1, keepdims=True)
+        return jnp.concatenate([found_2xZ, jnp.broadcast_to(totals_2x1, found_2xZ.shape)]).T
 
     return map_trials(count_one, table, norm, trials, alpha, t)
 
@@ -58,8 +63,3 @@ def count_cosine(
 def to_counts(counted: Int[Array | np.ndarray, "*shape 4"]) -> Counts:
     """What the functions of this module return, by name."""
     return Counts(*np.moveaxis(np.asarray(counted, np.int64), -1, 0))
-
-
-def _tally(found, sides):
-    counts = (found & sides.pos, found & sides.neg, sides.pos, sides.neg)
-    return jnp.stack([jnp.sum(which, dtype=jnp.int32) for which in counts])

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.extract import select_rows
-from vitprobe_jax.probes.cosine import cosine
+from vitprobe_jax.probes.cosine import cosines
 from vitprobe_jax.probes.feature_norm import Affine
 from vitprobe_jax.types import Concept, Rule, Task, Token
 
@@ -56,8 +56,7 @@ class Templates:
             return scores - self.arrays["b"].reshape((1,) * (rows.ndim - 1) + (-1,))
         rows = Affine(jnp.asarray(self.arrays["shift"]), jnp.asarray(self.arrays["scale"]))(rows)
         alpha = jnp.asarray(self.arrays["alpha"]).reshape(-1, rows.shape[-1])
-        scores = jax.vmap(cosine, in_axes=(None, 0), out_axes=-1)(rows, alpha)
-        return scores - self.arrays["t"].reshape((1,) * (rows.ndim - 1) + (-1,))
+        return cosines(rows, alpha) - self.arrays["t"].reshape((1,) * (rows.ndim - 1) + (-1,))
 
     def predict(
         self, backbone: Backbone, images: UInt8[np.ndarray, "B height width 3"]

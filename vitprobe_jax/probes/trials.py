@@ -13,8 +13,10 @@ from vitprobe_jax.features.table import FeatureTable, Membership, membership
 from vitprobe_jax.probes.feature_norm import Affine
 from vitprobe_jax.probes.sampling import ImageDraw
 
-CHUNK_BYTES = 1 << 29
-"""Bound on the rows that are gathered at a time."""
+CHUNK_BYTES = {"cpu": 1 << 23}
+"""Bound on the rows that are gathered at a time, by platform. A CPU is twice as fast while they stay in its cache (0.23 s
+against 0.58 s for 460 draws of 50 images x 256 rows x 96 features); an accelerator wants large pieces."""
+DEFAULT_CHUNK_BYTES = 1 << 29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +81,9 @@ def map_trials(
         trials.counts.reshape(-1),
         *(jnp.moveaxis(leaf, 2, 0).swapaxes(1, 2).reshape(-1, leaf.shape[0], *leaf.shape[3:]) for leaf in extra),
     )
+    bound = CHUNK_BYTES.get(jax.default_backend(), DEFAULT_CHUNK_BYTES)
     # Twice: the raw rows and the normalised ones.
-    chunk = max(1, CHUNK_BYTES // (2 * 4 * width * table.rows.shape[1] * table.rows.shape[2]))
+    chunk = max(1, bound // (2 * 4 * width * table.rows.shape[1] * table.rows.shape[2]))
     mapped = jax.lax.map(one, items, batch_size=chunk)
     return jax.tree.map(
         lambda leaf: jnp.moveaxis(leaf.reshape(num_concepts, num_trials, *leaf.shape[1:]), 2, 0).swapaxes(1, 2), mapped
