@@ -77,4 +77,5 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     run_config.define_sweep_flags()
+    flags.adopt_module_key_flags(run_config)  # --help lists the flags of this program, not only of this file
     cli.run(main, flagfile_package="experiments.flags")

@@ -24,7 +24,7 @@ def run(main: Callable[[Sequence[str]], None], *, flagfile_package: str | None =
     def parse(argv: list[str]) -> list[str]:
         try:
             positional = flags.FLAGS(_resolve_flagfiles(argv, flagfile_package))
-        except (flags.Error, InputError, OSError) as error:
+        except (flags.Error, InputError) as error:
             _fail(str(error))
         # absl would raise the default to INFO, where JAX tells of every backend it tries.
         if flags.FLAGS["verbosity"].using_default_value:

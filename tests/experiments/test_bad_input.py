@@ -169,3 +169,13 @@ def test_the_installed_command_works_from_any_folder(tmp_path):
         "error: --tokens: 'nose' unknown; choose from q, k, v, x1, xn, x2",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_every_flag(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    values = flags.FlagValues()
+    define_sweep_flags(values)
+    assert len(values) > 20
+    assert [name for name in values if f"--{name}" not in done.stdout and f"--[no]{name}" not in done.stdout] == []
