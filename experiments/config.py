@@ -5,11 +5,12 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from absl import flags
 
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.probes.hyperplane import HyperplaneConfig
+from vitprobe_jax.probes.hyperplane import HyperplaneConfig, Optimizer
 from vitprobe_jax.types import (
     FEATURE_NORMS,
     PATCH_LABELS,
@@ -85,7 +86,7 @@ class SweepConfig(RunConfig):
     categories: tuple[str, ...]
     min_positives: int
     feature_norm: FeatureNorm
-    hyperplane: HyperplaneConfig = dataclasses.field(default_factory=HyperplaneConfig)
+    hyperplane: HyperplaneConfig
 
     def __post_init__(self):
         super().__post_init__()
@@ -101,6 +102,7 @@ class _Definer:
     def __init__(self, values: flags.FlagValues):
         self.string = functools.partial(flags.DEFINE_string, flag_values=values)
         self.list = functools.partial(flags.DEFINE_list, flag_values=values)
+        self.float = functools.partial(flags.DEFINE_float, flag_values=values)
         self.integer = functools.partial(flags.DEFINE_integer, flag_values=values)
         self.enum = functools.partial(flags.DEFINE_enum, flag_values=values)
         self.boolean = functools.partial(flags.DEFINE_boolean, flag_values=values)
@@ -145,6 +147,17 @@ def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "min_positives", 5, "Concepts with fewer positive training rows are reported as skipped, not probed."
     )
     define.enum("feature_norm", "none", FEATURE_NORMS, "Normalisation of features, by training statistics.")
+    defaults = HyperplaneConfig()
+    define.enum("optimizer", defaults.optimizer, get_args(Optimizer), "Of the hyperplanes' logistic regressions.")
+    define.float(
+        "learning_rate", defaults.learning_rate, "Of the optimiser, on features as --feature_norm leaves them."
+    )
+    define.float("l2", defaults.l2, "Weight decay of hyperplanes: |w|^2 / 2 is added to the loss so many times.")
+    define.integer("probe_batch", defaults.batch_size, "Rows a gradient step of a hyperplane.")
+    define.integer("rounds", defaults.rounds, "Rounds of hard-negative mining; the first trains on random negatives.")
+    define.integer("epochs", defaults.epochs, "Passes over a round's rows.")
+    define.integer("pool_ratio", defaults.pool_ratio, "Negative pool of a concept, in positives.")
+    define.integer("negative_ratio", defaults.negative_ratio, "Negatives of a round, in positives.")
 
 
 def run_values(values: flags.FlagValues) -> dict:
@@ -183,6 +196,16 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
         categories=tuple(values.categories),
         min_positives=values.min_positives,
         feature_norm=values.feature_norm,
+        hyperplane=HyperplaneConfig(
+            rounds=values.rounds,
+            epochs=values.epochs,
+            pool_ratio=values.pool_ratio,
+            negative_ratio=values.negative_ratio,
+            batch_size=values.probe_batch,
+            optimizer=values.optimizer,
+            learning_rate=values.learning_rate,
+            l2=values.l2,
+        ),
     )
 
 
