@@ -15,7 +15,6 @@ from experiments.results_folder import ResultsFolder
 from vitprobe_jax.backbones.capture import check_layers
 from vitprobe_jax.backbones.loading import Backbone, load_backbone
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED_OBJECTIVE
-from vitprobe_jax.data import open_dataset
 from vitprobe_jax.data.dataset import Dataset, ImageSplit, draw_subset
 from vitprobe_jax.data.labels import LabelTable, build_labels
 from vitprobe_jax.data.pipeline import image_batches
@@ -54,6 +53,12 @@ def load_backbones(config: RunConfig) -> list[Backbone]:
     return backbones
 
 
+def input_digests(dataset: Dataset, backbones: Sequence[Backbone]) -> dict[str, str]:
+    """What a run's results depend on beside its flags, by what a user would call it."""
+    weights = {f"the weights of {backbone.spec.name}": backbone.spec.params_sha256 for backbone in backbones}
+    return {f"the content of {dataset.name}": dataset.fingerprint} | weights
+
+
 def make_transform(config: RunConfig, task: Task, backbone: Backbone) -> Transform:
     """How images reach this backbone under the run's flags."""
     spec = backbone.spec
@@ -71,15 +76,13 @@ class PreparedData:
     config: RunConfig
     task: Task
     dataset: Dataset
-    splits: dict[Split, ImageSplit]
     folder: ResultsFolder
 
-    @classmethod
-    def open(cls, config: RunConfig, task: Task, categories: Sequence[str], folder: ResultsFolder) -> "PreparedData":
-        """Opens `--dataset` and draws `--max_images` of each split."""
-        dataset = open_dataset(config.dataset, seed=config.seed).select(tuple(categories))
-        splits = {name: draw_subset(dataset.splits[name], config.max_images, config.seed) for name in SPLITS}
-        return cls(config, task, dataset, splits, folder)
+    @functools.cached_property
+    def splits(self) -> dict[Split, ImageSplit]:
+        """The images of each split, `--max_images` of them at most."""
+        splits = self.dataset.splits
+        return {name: draw_subset(splits[name], self.config.max_images, self.config.seed) for name in SPLITS}
 
     def labels(self, backbone: Backbone, split: Split) -> LabelTable:
         """What the rows of a split carry, on this backbone's grid; built once a grid."""

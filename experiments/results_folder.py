@@ -35,14 +35,18 @@ class ResultsFolder:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def open(cls, config: RunConfig) -> "ResultsFolder":
-        """Makes the folder, or enters one that holds a run of the same configuration.
+    def open(cls, config: RunConfig, inputs: dict[str, str]) -> "ResultsFolder":
+        """Makes the folder, or enters one that holds a run of the same configuration on the same inputs.
+
+        Args:
+            config: every flag as resolved.
+            inputs: digests of what the flags point to, by what they are of: a folder may change under its name.
 
         Raises:
             InputError: the folder holds something else, another configuration, or a run that was not asked to resume.
         """
         folder, path = cls(config.out), config.out / "config.json"
-        wanted = json.loads(json.dumps(config.resolved()))
+        wanted = json.loads(json.dumps(config.resolved() | {"inputs": inputs}))
         if path.exists():
             _check_same(path, wanted, config.resume)
         elif config.out.is_dir() and any(config.out.iterdir()):
@@ -102,8 +106,10 @@ def _check_same(path: Path, wanted: dict, resume: bool) -> None:
         differing = [
             f"--{name} was {found.get(name)!r}, is {wanted.get(name)!r}"
             for name in sorted(found.keys() | wanted.keys())
-            if name not in NOT_IN_RESULTS and found.get(name) != wanted.get(name)
+            if name not in (*NOT_IN_RESULTS, "inputs") and found.get(name) != wanted.get(name)
         ]
+        inputs = found.get("inputs", {})
+        differing += [f"{name} changed" for name, digest in wanted["inputs"].items() if inputs.get(name) != digest]
     except (ValueError, AttributeError) as error:
         raise InputError(f"{path}: not a readable configuration ({error}); name another --out") from error
     if differing:

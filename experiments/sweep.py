@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from experiments import config as run_config
 from experiments.cells import Design, SweepCell
 from experiments.config import SweepConfig
-from experiments.preparation import PreparedData, load_backbones, note_backbone, progress
+from experiments.preparation import PreparedData, input_digests, load_backbones, note_backbone, progress
 from experiments.results_folder import ResultsFolder
 from vitprobe_jax import cli
 from vitprobe_jax.backbones.loading import Backbone
+from vitprobe_jax.data import open_dataset
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.table import make_mesh, place_table
 from vitprobe_jax.metrics.results import make_table, write_table
@@ -30,8 +31,9 @@ def run_sweep(config: SweepConfig) -> Path:
         InputError: bad input of any kind; what was finished before stays in the results folder.
     """
     backbones = load_backbones(config)
-    folder = ResultsFolder.open(config)
-    data = PreparedData.open(config, config.task, config.categories, folder)
+    dataset = open_dataset(config.dataset, seed=config.seed).select(config.categories)
+    folder = ResultsFolder.open(config, input_digests(dataset, backbones))
+    data = PreparedData(config, config.task, dataset, folder)
     finished = [path for backbone in backbones for path in _sweep_backbone(config, backbone, data, folder, make_mesh())]
     folder.finish(finished, config.seed)
     return write_report(config.out)

@@ -166,6 +166,14 @@ def test_a_truncated_jpeg_ends_the_run_and_leaves_finished_work(fails, broden, c
     assert kept == {path: content for path, content in finished.items() if "3_v" not in path.name}
 
 
+def test_a_data_set_that_changed_under_its_name(fails, broden, capsys, monkeypatch, tmp_path):
+    out = tmp_path / "out"
+    run(capsys, monkeypatch, dataset=f"broden:{broden}", out=out)
+    index = broden / "index.csv"
+    index.write_text("\n".join(index.read_text().splitlines()[:-1]) + "\n")
+    fails("the content of broden:broden changed", dataset=f"broden:{broden}", out=out, resume=True)
+
+
 def test_the_installed_command_works_from_any_folder(tmp_path):
     """Once as a user runs it: another process, another folder, a real exit code."""
     command = [sys.executable, "-m", "experiments.sweep", "--flagfile=seg.flags", "--tokens=nose", "--out=out"]
