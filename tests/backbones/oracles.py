@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 # Must come before timm and transformers.
-from tests import torch_ops  # noqa: F401
+from experiments.benchmarks import torch_ops  # noqa: F401
 
 # isort: split
 from timm.models.vision_transformer import VisionTransformer

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from checkpoints_convert import convert
-from tests import torch_ops  # noqa: F401  Before timm and transformers.
+from experiments.benchmarks import torch_ops  # noqa: F401  Before timm and transformers.
 from tests.checkpoints_convert import official_files
 from tests.checkpoints_convert.conversions import (
     DECODER,

@@ -9,7 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from checkpoints_convert import convert
-from tests import torch_ops  # noqa: F401  Before transformers.
+from experiments.benchmarks import torch_ops  # noqa: F401  Before transformers.
 from tests.checkpoints_convert import official_files
 from tests.checkpoints_convert.conversions import assert_same_tokens, failure, restored
 

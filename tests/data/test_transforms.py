@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.torch_ops import torchvision
+from experiments.benchmarks.torch_ops import torchvision
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
 

@@ -1,8 +1,8 @@
 """torchvision, timm and transformers beside a CPU build of torch: import this module before them.
 
 torchvision registers the shape rules of its compiled operators `nms` and `qnms` at import. Beside a torch that its
-binary was not built for, the operators are not there, and the import fails. Declaring them is enough: no test calls
-them. `from tests.torch_ops import torchvision` keeps the order whatever sorts the imports.
+binary was not built for, the operators are not there, and the import fails. Declaring them is enough: nothing here calls
+them. `from experiments.benchmarks.torch_ops import torchvision` keeps the order whatever sorts the imports.
 """
 
 import torch

@@ -1,0 +1,96 @@
+"""Side-by-side benchmarks, rivals in the same run, on equal data: `python -m experiments.bench NAME`.
+
+NAME is one of `probes`, `cosine`, `metrics`, `extract`. The last line ends in a plain number: how many times the
+library's time the fastest rival takes (in the least favourable case, where there are several).
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments.benchmarks import cosine, extract, metrics, probes
+from experiments.benchmarks.comparison import format_table, to_json
+from experiments.benchmarks.config import BenchConfig, require
+from vitprobe_jax import cli
+from vitprobe_jax.errors import InputError
+
+BENCHMARKS = {"probes": probes, "cosine": cosine, "metrics": metrics, "extract": extract}
+
+BUSY = 0.5
+"""Load average from which a ratio is not to be trusted. PyTorch's two threads wait for each other by spinning: beside one
+other busy process on two cores they took 20 times as long."""
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of this command; sizes left out are each benchmark's own."""
+    flags.DEFINE_integer("rows", None, "rows of the training split", flag_values=values)
+    flags.DEFINE_integer("concepts", None, "planted concepts", flag_values=values)
+    flags.DEFINE_integer("width", 384, "features of a row", flag_values=values)
+    flags.DEFINE_integer("sample", 4, "concepts that a rival's loop is timed on, and scaled", flag_values=values)
+    flags.DEFINE_bool("spread", False, "log-uniform sizes of concepts instead of equal ones", flag_values=values)
+    flags.DEFINE_list("shots", None, "shot counts of cosine", flag_values=values)
+    flags.DEFINE_integer("trials", 10, "trials of cosine", flag_values=values)
+    flags.DEFINE_integer("patches", 1, "rows of an image for cosine; 784 is 28 x 28", flag_values=values)
+    flags.DEFINE_list("archs", ["vits16", "vitb16"], "DINO archs of extract", flag_values=values)
+    flags.DEFINE_list("batch_sizes", ["8", "32"], "images a call of extract", flag_values=values)
+    flags.DEFINE_integer("image_size", 224, "pixels a side of extract's images", flag_values=values)
+    flags.DEFINE_integer("repeats", 5, "timed calls after the first; the median counts", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of all data", flag_values=values)
+    flags.DEFINE_bool("isolate", True, "each contender in a process of its own", flag_values=values)
+    flags.DEFINE_string("json", None, "also write the numbers to this file", flag_values=values)
+
+
+def bench_config(values: flags.FlagValues, name: str) -> BenchConfig:
+    """The sizes that the flags ask for, with the defaults of benchmark `name`.
+
+    Raises:
+        InputError: a flag's value cannot be used.
+    """
+    given = {field.name: values[field.name].value for field in dataclasses.fields(BenchConfig)}
+    for flag in ("shots", "batch_sizes"):
+        if given[flag] is not None:
+            try:
+                given[flag] = tuple(int(number) for number in given[flag])
+            except ValueError as error:
+                raise InputError(f"--{flag}: whole numbers are needed, got {','.join(given[flag])}") from error
+    given["archs"] = tuple(given["archs"])
+    unset = [flag for flag, value in given.items() if value is None]
+    return BenchConfig(**given | {flag: (DEFAULTS | BENCHMARKS[name].DEFAULTS)[flag] for flag in unset})
+
+
+DEFAULTS = {"rows": 100_000, "concepts": 200, "shots": (1, 5, 10, 50, 100, 500)}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the benchmark that is the only argument and prints its tables, the ratio last."""
+    if len(argv) != 2 or argv[1] not in BENCHMARKS:
+        raise InputError(f"one benchmark is needed, of {', '.join(BENCHMARKS)}: python -m experiments.bench probes")
+    name = argv[1]
+    benchmark = BENCHMARKS[name]
+    config = bench_config(flags.FLAGS, name)
+    require(name, benchmark.NEEDS)
+    load = os.getloadavg()[0]
+    if load > BUSY:
+        print(f"the machine is busy (load {load:.1f}): threaded rivals suffer most, ratios mislead", file=sys.stderr)
+    comparisons = benchmark.compare(config)
+    ratio = min(comparison.ratio for comparison in comparisons)
+    for comparison in comparisons:
+        print(format_table(comparison) + "\n")
+    if flags.FLAGS.json:
+        record = {"benchmark": name, "config": dataclasses.asdict(config), "load": load, "ratio": ratio}
+        text = json.dumps(record | {"comparisons": list(map(to_json, comparisons))}, indent=2) + "\n"
+        try:
+            Path(flags.FLAGS.json).write_text(text)
+        except OSError as error:
+            raise InputError(f"--json: {flags.FLAGS.json} cannot be written ({error}); name another file") from error
+    print(f"fastest rival / vitprobe_jax: {ratio:.3f}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

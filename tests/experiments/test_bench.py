@@ -1,0 +1,166 @@
+"""The benchmarks at tiny sizes: contenders agree, are measured by turns and reported whole. No timing is asserted."""
+
+import importlib.util
+import json
+import os
+
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import bench
+from experiments.benchmarks import planted
+from experiments.benchmarks.comparison import Comparison, format_table
+from experiments.benchmarks.config import require
+from experiments.benchmarks.timing import Measurement, Work, measure
+from vitprobe_jax.errors import InputError
+
+TINY = ("--noisolate", "--repeats=1", "--rows=600", "--concepts=3", "--width=16", "--sample=2")
+
+
+def make_flags(*arguments):
+    values = flags.FlagValues()
+    bench.define_flags(values)
+    values(["bench", *arguments])
+    return values
+
+
+def make_config(name, *arguments):
+    return bench.bench_config(make_flags(*TINY, *arguments), name)
+
+
+def compare(name, *arguments):
+    return bench.BENCHMARKS[name].compare(make_config(name, *arguments))
+
+
+@pytest.mark.parametrize("sizes", ["--nospread", pytest.param("--spread", marks=pytest.mark.slow)])
+def test_probes_of_all_contenders_find_the_planted_concepts(sizes):
+    (comparison,) = compare("probes", "--rows=1500", sizes)
+    library, rival, *loops = comparison.measurements
+    # The same algorithm with other random orders, on 300 held-out rows: a few rows apart. Chance is 0.5.
+    assert min(library.evidence) > 0.7
+    np.testing.assert_allclose(library.evidence, rival.evidence, atol=0.08)
+    for loop in loops:
+        assert (len(loop.evidence), loop.scale) == (2, 1.5)
+        assert min(loop.evidence) > 0.7
+
+
+@pytest.mark.parametrize("patches", [1, 4])
+def test_cosine_thresholds_equal_the_curves(patches):
+    (comparison,) = compare("cosine", f"--patches={patches}", "--shots=1,5,20", "--trials=2")
+    assert comparison.measurements[0].evidence.shape == (3, 2, 2)
+    assert comparison.quality["equal thresholds"] == [1.0, 1.0]
+
+
+def test_metrics_counts_are_exact():
+    (comparison,) = compare("metrics")
+    # No score lies within float32 rounding of its threshold at this seed.
+    assert comparison.quality["largest error of a rate"] == [0.0, None, None]
+
+
+@pytest.mark.slow
+def test_extract_compares_tokens():
+    (comparison,) = compare("extract", "--archs=vits16", "--batch_sizes=2", "--image_size=32")
+    none, *differences = comparison.quality["difference"]
+    assert none is None
+    # Zero would be the library compared with itself; float32 through 12 blocks gives about 1e-6.
+    assert all(0 < difference < 2e-5 for difference in differences)
+
+
+def test_command_ends_in_the_ratio_and_writes_json(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "cosine.json"
+    monkeypatch.setattr(flags, "FLAGS", make_flags(*TINY, "--shots=2", "--trials=1", f"--json={path}"))
+    bench.main(["bench", "cosine"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    record = json.loads(path.read_text())
+    assert float(last.split()[-1]) == pytest.approx(record["ratio"], abs=5e-4)  # Printed to three decimals.
+    library, rival = record["comparisons"][0]["contenders"]
+    assert record["ratio"] == rival["seconds"] / library["seconds"]
+    assert record["config"]["rows"] == 600
+
+
+def test_ratio_is_against_the_fastest_rival():
+    measured = [Measurement(name, seconds, 0.0, 1.0, scale, None) for name, seconds, scale in CONTENDERS]
+    comparison = Comparison("case", measured, {"accuracy": [0.5, None, 0.25]})
+    assert comparison.ratio == 1.5
+    lines = format_table(comparison).splitlines()
+    assert [line.split()[-1] for line in lines[2:5]] == ["0.5", "-", "0.25"]
+    assert "8.000*" in lines[4]
+    assert lines[5].endswith("c by 4")
+
+
+CONTENDERS = (("a", 2.0, 1.0), ("b", 3.0, 1.0), ("c", 8.0, 4.0))
+
+
+def test_contenders_take_turns():
+    calls = []
+
+    def prepare(config, name):
+        return Work(lambda: calls.append(name), lambda _: name)
+
+    measured = measure({name: (prepare, name) for name in "ab"}, make_config("probes", "--repeats=2"))
+    assert "".join(calls) == "ab" * 3
+    assert [(m.name, m.evidence) for m in measured] == [("a", "a"), ("b", "b")]
+
+
+def test_isolated_contenders_have_processes_of_their_own():
+    pids = [m.evidence for m in measure({"a": (_pid,), "b": (_pid,)}, make_config("probes", "--isolate"))]
+    assert len({os.getpid(), *pids}) == 3
+    with pytest.raises(InputError, match="refused"):
+        measure({"a": (_refuse,)}, make_config("probes", "--isolate"))
+
+
+def _pid(config):
+    return Work(os.getpid, lambda pid: pid)
+
+
+def _refuse(config):
+    raise InputError("refused")
+
+
+@pytest.mark.parametrize("sizes", ["--nospread", "--spread"])
+def test_planted_sizes(sizes):
+    config = make_config("probes", "--rows=1000", sizes)
+    split = planted.plant(config, "train", patches=4)
+    counted = np.bincount(split.concept)
+    np.testing.assert_array_equal(counted, planted.sizes(config, 1000))
+    np.testing.assert_array_equal(split.labels.slots.reshape(-1) - 1, split.concept)
+    # Geometric from 100 to 1 over three concepts, or equal but for rounding.
+    np.testing.assert_allclose(
+        counted / 1000, [100 / 111, 10 / 111, 1 / 111] if sizes == "--spread" else 1 / 3, atol=1e-3
+    )
+
+
+def test_absent_rival_names_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None if package == "torch" else object())
+    with pytest.raises(InputError, match=r"need torch; install .*\[bench\]"):
+        require("probes", ("torch", "sklearn"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--rows=11", "--rows=11"),
+        ("--sample=9", "--sample=9"),
+        ("--repeats=0", "--repeats"),
+        ("--shots=1,x", "--shots"),
+        ("--batch_sizes=0", "--batch_sizes"),
+        ("--archs=", "--archs"),
+    ],
+)
+def test_bad_flags(argument, words):
+    with pytest.raises(InputError, match=words):
+        make_config("cosine", argument)
+
+
+def test_too_few_rows():
+    with pytest.raises(InputError, match="--rows=2000"):
+        compare("cosine", "--patches=100", "--shots=20")
+    with pytest.raises(InputError, match="--rows=12"):
+        compare("metrics", "--rows=12", "--spread")
+
+
+@pytest.mark.parametrize("argument", ["--archs=vits99", "--image_size=30"])
+def test_bad_extract_flags(argument):
+    with pytest.raises(InputError, match=argument.partition("=")[0]):
+        compare("extract", argument)
