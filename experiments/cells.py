@@ -26,10 +26,12 @@ from vitprobe_jax.probes.sampling import (
     rows_by_concept,
 )
 from vitprobe_jax.probes.templates import Templates, check_finite
-from vitprobe_jax.probes.trials import Trials
+from vitprobe_jax.probes.trials import Trials, Unions
 from vitprobe_jax.types import Rule
 
 STUDY = "directions"
+EMPTY_LOSS = float(np.log(2))
+"""Cross-entropy of a template of zeros, in nats."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +95,17 @@ class SweepCell:
     train: FeatureTable
     val: FeatureTable
 
-    def run(self, rule: Rule) -> tuple[Templates, list[dict]]:
-        """Fits and evaluates every concept under one rule: the templates, and the rows of the results table."""
+    def run(self, rule: Rule) -> tuple[Templates, list[dict], list[str]]:
+        """Fits and evaluates every concept under one rule.
+
+        Returns:
+            The templates, the rows of the results table, and what a reader of them must be told.
+        """
         skipped = self.design.skipped(rule, self.config.min_positives)
         probed = np.array([k for k in range(len(self.design.pools)) if k not in skipped], np.int32)
         norm = fit_feature_norm(self.train, kind=self.config.feature_norm)
         probe = {"hyperplane": self._hyperplane, "cosine": self._cosine}[rule]
-        arrays, numbers, counts = probe(probed, norm)
+        arrays, numbers, counts, notes = probe(probed, norm)
         diverged = check_finite(*(np.moveaxis(arrays[name], axis, 0) for name, axis in _CONCEPT_AXIS[rule].items()))
         skipped |= {int(probed[i]): reason for i, reason in diverged.items()}
         kept = np.array([i for i in range(len(probed)) if i not in diverged], int)
@@ -122,14 +128,22 @@ class SweepCell:
                 rows.append(
                     self._row(rule, int(probed[place[-1]])) | numbers(place) | _measured(metrics, counts, place)
                 )
-        return templates, rows
+        return templates, rows, notes
 
     def _hyperplane(self, probed: np.ndarray, norm: Affine):
         labels = self.design.labels
         pools = [self.design.pools[k] for k in probed]
         identities = [concept_identity(labels.concepts[k]) for k in probed]
         key = jax.random.key(self.config.seed)
-        w, b = fit_hyperplanes(key, self.train.flat, pools, identities, norm=norm, config=self.config.hyperplane)
+        w, b, loss = fit_hyperplanes(
+            key,
+            self.train.flat,
+            pools,
+            identities,
+            norm=norm,
+            config=self.config.hyperplane,
+            memory_mb=self.config.probe_memory,
+        )
         counts = to_counts(count_hyperplanes(self.val, probed, labels.concept_category[probed], w, b))
         b = np.asarray(b)
 
@@ -137,11 +151,24 @@ class SweepCell:
             pool = pools[place[-1]]
             return {"n_pos_train": len(pool.positives), "n_neg_train": pool.num_negatives, "threshold": float(b[place])}
 
-        return {"w": np.asarray(w), "b": b}, numbers, counts
+        return {"w": np.asarray(w), "b": b}, numbers, counts, self._overshot(np.asarray(loss))
+
+    def _overshot(self, loss: np.ndarray) -> list[str]:
+        """Tells of regressions whose steps were too long for the scale of the token."""
+        count = int(np.sum(~(loss <= EMPTY_LOSS)))
+        if not count:
+            return []
+        layer, token = self.cell
+        return [
+            f"{self.backbone.name}, {token} of block {layer}: {count} of {len(loss)} hyperplane regressions ended with a "
+            f"loss above that of an empty template; the token's scale is too large for --learning_rate="
+            f"{self.config.hyperplane.learning_rate:g} of {self.config.hyperplane.optimizer}: lower it, or give "
+            "--feature_norm=standardize"
+        ]
 
     def _cosine(self, probed: np.ndarray, norm: Affine):
         shots, labels, support = self.config.shots, self.design.labels, self.design.support
-        alpha, t, fitted_on = fit_cosine(self.train, Trials.of(support, labels, probed), norm=norm, shots=shots)
+        alpha, t, fitted_on = fit_cosine(self.train, Unions.of(support, labels, probed), norm=norm, shots=shots)
         queries = Trials.of(self.design.queries, labels, probed)
         counts = to_counts(count_cosine(self.val, queries, alpha, t, norm=norm))
         t, fitted_on = np.asarray(t), np.asarray(fitted_on)
@@ -158,7 +185,7 @@ class SweepCell:
             }
 
         arrays = {"alpha": np.asarray(alpha), "t": t, "shift": np.asarray(norm.shift), "scale": np.asarray(norm.scale)}
-        return arrays, numbers, counts
+        return arrays, numbers, counts, []
 
     def _shots(self, rule: Rule) -> tuple[int | None, ...]:
         return self.config.shots if rule == "cosine" else (None,)

@@ -10,7 +10,7 @@ from typing import get_args
 from absl import flags
 
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.probes.hyperplane import HyperplaneConfig, Optimizer
+from vitprobe_jax.probes.hyperplane import DEFAULT_MEMORY_MB, HyperplaneConfig, Optimizer
 from vitprobe_jax.types import (
     FEATURE_NORMS,
     PATCH_LABELS,
@@ -87,6 +87,7 @@ class SweepConfig(RunConfig):
     min_positives: int
     feature_norm: FeatureNorm
     hyperplane: HyperplaneConfig
+    probe_memory: int
 
     def __post_init__(self):
         super().__post_init__()
@@ -94,6 +95,7 @@ class SweepConfig(RunConfig):
         _require(len(set(self.shots)) == len(self.shots), "shots", "a number stands twice")
         _require(self.trials >= 1, "trials", "must be at least 1")
         _require(self.min_positives >= 1, "min_positives", "must be at least 1")
+        _require(self.probe_memory >= 1, "probe_memory", "must be at least 1")
 
 
 class _Definer:
@@ -158,6 +160,7 @@ def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define.integer("epochs", defaults.epochs, "Passes over a round's rows.")
     define.integer("pool_ratio", defaults.pool_ratio, "Negative pool of a concept, in positives.")
     define.integer("negative_ratio", defaults.negative_ratio, "Negatives of a round, in positives.")
+    define.integer("probe_memory", DEFAULT_MEMORY_MB, "MiB that fitting hyperplanes may take beside the feature table.")
 
 
 def run_values(values: flags.FlagValues) -> dict:
@@ -206,6 +209,7 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
             learning_rate=values.learning_rate,
             l2=values.l2,
         ),
+        probe_memory=values.probe_memory,
     )
 
 

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from jax.sharding import Mesh
 
 from experiments import config as run_config
@@ -60,7 +60,10 @@ def _sweep_backbone(
             for rule in config.rules:
                 if not paths[cell, rule].exists():
                     with folder.stage(f"{rule}, {spec.name} {cell[0]} {cell[1]}", "concepts", len(design.pools)):
-                        templates, rows = work.run(rule)
+                        templates, rows, notes = work.run(rule)
+                    for note in notes:
+                        logging.warning("%s", note)
+                        folder.note(note)
                     folder.templates(spec.name).mkdir(parents=True, exist_ok=True)
                     save_templates(template_path(folder.templates(spec.name), *cell, rule), templates)
                     # The rows come last: where they stand, the cell is finished.

@@ -1,8 +1,8 @@
 """Hyperplane templates by the full mining protocol, against PyTorch and scikit-learn on the same pools.
 
-The PyTorch rival is the same algorithm on the same buckets in batched matmuls; scikit-learn's SGDClassifier mines in a
-loop over concepts; its LogisticRegression, which cannot mine, is fitted on all positives and the whole pool, with
-balanced class weights. The two loops run on `--sample` concepts and are scaled.
+All follow the same protocol: rounds of mining, and in each the same number of positives and negatives. The PyTorch rival
+is the same algorithm in batched matmuls; scikit-learn's SGDClassifier and LogisticRegression are fitted in loops over
+concepts, on `--sample` of them, and their times are scaled.
 """
 
 import jax
@@ -14,7 +14,7 @@ from experiments.benchmarks.config import BenchConfig
 from experiments.benchmarks.planted import Planted, plant
 from experiments.benchmarks.timing import Work, measure
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
-from vitprobe_jax.probes.hyperplane import HyperplaneConfig, fit_hyperplanes, make_buckets
+from vitprobe_jax.probes.hyperplane import HyperplaneConfig, fit_hyperplanes
 from vitprobe_jax.probes.sampling import RowPool, concept_identity, draw_pools
 
 NEEDS = ("torch", "sklearn")
@@ -50,52 +50,60 @@ def prepare_library(config: BenchConfig) -> Work:
     key, identities = jax.random.key(config.seed), _identities(train)
 
     def run():
-        return jax.block_until_ready(fit_hyperplanes(key, table.flat, pools, identities, norm=norm, config=PROTOCOL))
+        fitted = fit_hyperplanes(key, table.flat, pools, identities, norm=norm, config=PROTOCOL)
+        return jax.block_until_ready((fitted.w, fitted.b))
 
     return Work(run, score)
 
 
 def prepare_torch(config: BenchConfig) -> Work:
-    """The same buckets, mining and optimiser; one gradient step of all concepts of a bucket is two batched matmuls."""
+    """The same pools, mining and optimiser, without autograd; a gradient step of all concepts is two batched matmuls."""
     import torch
 
     train, pools, score = _problem(config)
     rows = torch.from_numpy(train.rows)
-    identities = _identities(train)
 
     def run():
         torch.manual_seed(config.seed)
+        # Concepts of like size are padded to the largest of them: at most a factor of two, as torch has no ragged matmul.
+        size = np.array([len(pool.positives) for pool in pools])
+        octave = np.log2(size).astype(int)
+        groups = [np.flatnonzero(octave == o) for o in np.unique(octave)]
         with torch.inference_mode():
-            buckets = make_buckets(pools, identities, PROTOCOL)
-            fitted = [_fit_torch(torch, rows, bucket) for bucket in buckets]
-        order = np.argsort(np.concatenate([bucket.concepts for bucket in buckets]))
+            fitted = [_fit_torch(torch, rows, [pools[k] for k in group]) for group in groups]
+        order = np.argsort(np.concatenate(groups))
         w, b = (torch.cat(parts).numpy()[order] for parts in zip(*fitted, strict=True))
         return w, b
 
     return Work(run, score)
 
 
-def _fit_torch(torch, rows, bucket):
+def _fit_torch(torch, rows, pools: list[RowPool]):
     c = PROTOCOL
-    positives, pool, n_pos, n_pool = (
-        torch.from_numpy(leaf).long() for leaf in (bucket.positives, bucket.pool, bucket.n_pos, bucket.n_pool)
-    )
+
+    def padded(lists):
+        matrix = np.zeros((len(lists), max(map(len, lists))), np.int64)
+        for line, numbers in zip(matrix, lists, strict=True):
+            line[: len(numbers)] = numbers
+        return torch.from_numpy(matrix), torch.tensor([[len(numbers)] for numbers in lists])
+
+    positives, n_pos = padded([pool.positives for pool in pools])
+    pool, n_pool = padded([pool.negatives for pool in pools])
     (count, capacity), width = positives.shape, rows.shape[1]
     hard = min(c.negative_ratio * capacity, pool.shape[1])
     place = torch.arange(capacity + hard)
-    is_pos = place < n_pos[:, None]
-    valid = place < (n_pos + torch.minimum(c.negative_ratio * n_pos, n_pool))[:, None]
-    in_pool = torch.arange(pool.shape[1]) < n_pool[:, None]
+    is_pos = place < n_pos
+    valid = place < n_pos + torch.minimum(c.negative_ratio * n_pos, n_pool)
+    in_pool = torch.arange(pool.shape[1]) < n_pool
     params = torch.zeros(count, width + 1)  # w, then -b.
     first, second, steps = torch.zeros_like(params), torch.zeros_like(params), torch.zeros(count, 1)
     for round_number in range(c.rounds):
         scores = torch.rand(pool.shape) if round_number == 0 else (params[:, :-1] @ rows.T).gather(1, pool)
         hardest = scores.masked_fill_(~in_pool, -torch.inf).topk(hard).indices
-        # Negatives follow right after each concept's own positives, as in the library.
-        nth = (place - n_pos[:, None]).clamp(0, hard - 1)
+        # Negatives follow right after each concept's own positives.
+        nth = (place - n_pos).clamp(0, hard - 1)
         negatives = pool.gather(1, hardest).gather(1, nth)
-        padded = torch.nn.functional.pad(positives, (0, hard))
-        index = torch.where(is_pos, padded, negatives)
+        index = torch.where(is_pos, torch.nn.functional.pad(positives, (0, hard)), negatives)
         for _ in range(c.epochs):
             order = torch.rand(index.shape).masked_fill_(~valid, torch.inf).argsort(1)
             for chosen in order.split(c.batch_size, dim=1):
@@ -106,6 +114,9 @@ def _fit_torch(torch, rows, bucket):
                 error = (logits.sigmoid() - target) * mask / mask.sum(1, keepdim=True).clamp(min=1)
                 gradient = torch.cat([torch.bmm(error[:, None], z)[:, 0], error.sum(1, keepdim=True)], 1)
                 real = mask.any(1, keepdim=True).float()  # A batch of padding alone leaves no trace.
+                if c.optimizer == "sgd":
+                    params -= c.learning_rate * gradient
+                    continue
                 steps += real
                 first.lerp_(gradient, 0.1 * real)
                 second.lerp_(gradient.square(), 0.001 * real)
@@ -115,43 +126,41 @@ def _fit_torch(torch, rows, bucket):
 
 
 def prepare_sgd(config: BenchConfig) -> Work:
-    """The mining protocol around `partial_fit`, one concept after the other."""
+    """The protocol around `partial_fit`, one concept after the other."""
     from sklearn.linear_model import SGDClassifier
 
+    def fit_round(model, z, target, rng):
+        model = model or SGDClassifier(loss="log_loss", random_state=config.seed)
+        for _ in range(PROTOCOL.epochs):
+            order = rng.permutation(len(z))
+            model.partial_fit(z[order], target[order], classes=[False, True])
+        return model
+
+    return _loop(fit_round, config)
+
+
+def prepare_logistic(config: BenchConfig) -> Work:
+    """The protocol with a regression solved to the end in every round, one concept after the other."""
+    from sklearn.linear_model import LogisticRegression
+
+    return _loop(lambda model, z, target, rng: LogisticRegression().fit(z, target), config)
+
+
+def _loop(fit_round, config: BenchConfig) -> Work:
+    """The mining protocol around `fit_round(model so far, rows, targets, rng) -> model`, concept after concept."""
     train, pools, score = _problem(config)
 
     def fit(pool: RowPool):
         rng = np.random.default_rng(config.seed)
-        model = SGDClassifier(loss="log_loss", random_state=config.seed)
-        negatives = train.rows[pool.negatives]
+        model, negatives = None, train.rows[pool.negatives]
         count = min(PROTOCOL.negative_ratio * len(pool.positives), len(negatives))
-        scores = rng.random(len(negatives))
+        target = np.arange(len(pool.positives) + count) < len(pool.positives)
         for _ in range(PROTOCOL.rounds):
+            scores = model.decision_function(negatives) if model else rng.random(len(negatives))
             hardest = np.argpartition(-scores, count - 1)[:count]
-            z = np.concatenate([train.rows[pool.positives], negatives[hardest]])
-            for _ in range(PROTOCOL.epochs):
-                order = rng.permutation(len(z))
-                model.partial_fit(z[order], order < len(pool.positives), classes=[False, True])
-            scores = model.decision_function(negatives)
+            model = fit_round(model, np.concatenate([train.rows[pool.positives], negatives[hardest]]), target, rng)
         return model
 
-    return _loop(fit, pools, score, config)
-
-
-def prepare_logistic(config: BenchConfig) -> Work:
-    """No mining: every concept on its positives and its whole pool."""
-    from sklearn.linear_model import LogisticRegression
-
-    train, pools, score = _problem(config)
-
-    def fit(pool: RowPool):
-        z = train.rows[np.concatenate([pool.positives, pool.negatives])]
-        return LogisticRegression(class_weight="balanced").fit(z, np.arange(len(z)) < len(pool.positives))
-
-    return _loop(fit, pools, score, config)
-
-
-def _loop(fit, pools: list[RowPool], score, config: BenchConfig) -> Work:
     def run():
         models = [fit(pool) for pool in pools[: config.sample]]
         w = np.concatenate([model.coef_ for model in models]).astype(np.float32)

@@ -4,9 +4,11 @@ Written to be read beside the paper. Only random numbers come from jax.random, f
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vitprobe_jax.probes.hyperplane import HyperplaneConfig
+from vitprobe_jax.probes.permutation import permutation_words, permute
 from vitprobe_jax.probes.sampling import RowPool
 
 
@@ -18,13 +20,12 @@ def feature_norm(rows, kind):
 
 
 def hyperplane_template(
-    key, rows, pool: RowPool, identity: int, *, shift, scale, places: int, config: HyperplaneConfig
+    key, rows, pool: RowPool, identity: int, *, shift, scale, config: HyperplaneConfig
 ) -> tuple[np.ndarray, float, float]:
     """w and b of one concept, for raw rows: positive where w.z - b >= 0; and the margin of mining.
 
-    The margin is the smallest difference between scores on which the result hangs, over all mined rounds: between the last
-    negative taken and the first left out, and, where an epoch has several batches, between neighbours in rank, since the
-    shuffle numbers the rows by rank. An engine whose scores are off by as much may rightly end elsewhere.
+    The margin is the smallest difference between the scores of the last negative taken and the first left out, over all
+    mined rounds. An engine whose scores are off by as much may rightly end elsewhere.
 
     Args:
         key: of the run.
@@ -33,7 +34,6 @@ def hyperplane_template(
         identity: of the concept.
         shift: of the feature norm.
         scale: of the feature norm.
-        places: rows of a round with the engine's padding; the shuffle hangs on it, see `shuffle`.
         config: the protocol's numbers.
     """
     # (z, -1).(w, b) = w.z - b: the threshold is one more weight.
@@ -47,19 +47,17 @@ def hyperplane_template(
     for round_number in range(config.rounds):
         round_key = jax.random.fold_in(concept_key, round_number)
         if round_number == 0:
-            scores = np.asarray(jax.random.uniform(round_key, (len(pool.negatives),)))
+            chosen = permutation(jax.random.fold_in(round_key, 0), len(pool.negatives))[:num_negatives]
         else:
             scores = z[pool.negatives] @ template
-        ranking = np.argsort(-scores, kind="stable")
-        round_rows = np.concatenate([pool.positives, pool.negatives[ranking[:num_negatives]]])
-        if round_number > 0:
-            gaps = -np.diff(scores[ranking[: num_negatives + 1]])
-            if len(round_rows) <= config.batch_size:
-                gaps = gaps[num_negatives - 1 :]
-            margin = min(margin, gaps.min(initial=np.inf))
+            ranking = np.argsort(-scores, kind="stable")
+            chosen = np.sort(ranking[:num_negatives])
+            if num_negatives < len(scores):
+                margin = min(margin, scores[ranking[num_negatives - 1]] - scores[ranking[num_negatives]])
+        round_rows = np.concatenate([pool.positives, pool.negatives[chosen]])
         target = np.arange(len(round_rows)) < len(pool.positives)
         for epoch in range(config.epochs):
-            order = shuffle(jax.random.fold_in(round_key, 1 + epoch), len(round_rows), places)
+            order = permutation(jax.random.fold_in(round_key, 1 + epoch), len(round_rows))
             for start in range(0, len(order), config.batch_size):
                 batch = order[start : start + config.batch_size]
                 template = template + optimizer.step(logistic_gradient(template, z[round_rows[batch]], target[batch]))
@@ -97,12 +95,14 @@ class Adam:
         return -self.learning_rate * mean / (np.sqrt(square) + self.eps)
 
 
-def shuffle(key, count: int, places: int):
-    """A random order of 0..count-1: by 30 random bits less those that number `places`; equals by place x odd, modulo."""
-    bits = max(1, (places - 1).bit_length())
-    odd = int(jax.random.bits(jax.random.fold_in(key, 0))) | 1
-    random = np.asarray(jax.random.bits(jax.random.fold_in(key, 1), (count,))) >> (2 + bits)
-    return np.lexsort((np.arange(count) * odd % 2**bits, random))
+MOST = 1 << 13
+"""Rows that a permutation can have here: one program for all."""
+_permute = jax.jit(permute)
+
+
+def permutation(key, n: int):
+    """The library's random permutation of 0..n-1, which has tests of its own."""
+    return np.asarray(_permute(permutation_words(key), jnp.arange(MOST), jnp.int32(n)))[:n]
 
 
 def cosine_template(z, pos, neg) -> tuple[np.ndarray, float]:

@@ -10,18 +10,16 @@ from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.features.table import FeatureTable, place_table
 from vitprobe_jax.probes.cosine import fit_cosine
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
-from vitprobe_jax.probes.hyperplane import HyperplaneConfig, fit_hyperplanes, make_buckets
+from vitprobe_jax.probes.hyperplane import HyperplaneConfig, fit_hyperplanes
 from vitprobe_jax.probes.sampling import concept_identity, draw_pools, draw_support
-from vitprobe_jax.probes.trials import Trials
+from vitprobe_jax.probes.trials import Unions
 from vitprobe_jax.types import Concept
 
 SIZES = {"object": (3, 20, 127, 128, 129, 300, 5600), "part": (200, 60)}
-"""Rows of every concept: on both sides of the engine's capacities of 128 and 256. One part's rows are all the negatives
+"""Rows of every concept: less than a batch, many batches, a row more than a batch. One part's rows are all the negatives
 that the other has: for the larger, fewer than two a positive. The last object is there as a negative only."""
 SMALL, LARGE, ALL = (0, 1), (5,), (0, 1, 2, 3, 4, 5, 7, 8)
-SEED = 95
-"""Chosen among 150, so that no decision of mining hangs on float32 rounding in `test_five_rounds_of_mining`, which checks
-the margins; with most seeds some concept has a near tie."""
+SEED = 0
 LEARNING_RATE = {"adam": 1e-2, "sgd": 1e-1}
 ERROR = {"adam": 2e-5, "sgd": 2e-6}
 """Allowed in w and b, whose entries are 0.1 to 1: ten times what float32 sums over a batch cost. Adam's steps have the
@@ -58,18 +56,13 @@ def fit_both(planted, chosen, kind, optimizer, **config):
     pools = [all_pools[k] for k in chosen]
     identities = [concept_identity(labels.concepts[k]) for k in chosen]
     engine = fit_hyperplanes(key, table.flat, pools, identities, norm=fit_feature_norm(table, kind=kind), config=config)
-    places = {}
-    for bucket in make_buckets(pools, identities, config):
-        capacity, pool_width = bucket.positives.shape[1], bucket.pool.shape[1]
-        for k in bucket.concepts:
-            places[int(k)] = capacity + min(config.negative_ratio * capacity, pool_width)
     shift, scale = feature_norm(rows[:, 0], kind)
     reference = [
-        hyperplane_template(key, rows[:, 0], pool, identity, shift=shift, scale=scale, places=places[k], config=config)
-        for k, (pool, identity) in enumerate(zip(pools, identities, strict=True))
+        hyperplane_template(key, rows[:, 0], pool, identity, shift=shift, scale=scale, config=config)
+        for pool, identity in zip(pools, identities, strict=True)
     ]
     w, b, margins = (np.array(column) for column in zip(*reference, strict=True))
-    return [np.asarray(leaf) for leaf in engine], (w, b), margins
+    return (np.asarray(engine.w), np.asarray(engine.b)), (w, b), margins
 
 
 def test_the_data_holds_the_sizes_it_is_meant_to(planted):
@@ -86,30 +79,16 @@ def test_one_round_of_minibatches(planted, kind, optimizer):
 
 
 @pytest.mark.parametrize(
-    ("chosen", "kind", "optimizer", "batch_size"),
-    [
-        (SMALL, "none", "sgd", 16),
-        # One batch an epoch: the order of the rows is of no account, and mining only decides which they are.
-        (ALL, "standardize", "adam", 1024),
-    ],
+    ("kind", "optimizer", "batch_size"),
+    [("none", "sgd", 16), ("standardize", "sgd", 128), ("none", "adam", 128), ("standardize", "adam", 1024)],
 )
-def test_five_rounds_of_mining(planted, chosen, kind, optimizer, batch_size):
-    (w, b), (w_ref, b_ref), margins = fit_both(planted, chosen, kind, optimizer, batch_size=batch_size)
-    assert margins.min() > MARGIN[optimizer]
-    np.testing.assert_allclose(w, w_ref, rtol=0, atol=ERROR[optimizer])
-    np.testing.assert_allclose(b, b_ref, rtol=0, atol=ERROR[optimizer])
-
-
-def test_five_rounds_of_minibatches_decide_alike(planted):
-    """Two mined rows of nearly the same score may swap ranks, hence batches, and later rounds then drift as under another
-    shuffle. Other shuffles gave correlations of 0.983 to 0.989 and the same decision on 99.4 % of the rows; the bounds
-    allow for that, and not for training without mining: 0.945 and 91 %.
-    """
-    (w, b), (w_ref, b_ref), _ = fit_both(planted, LARGE, "none", "adam")
-    rows = planted[1][:, 0]
-    scores, expected = rows @ w[0] - b[0], rows @ w_ref[0] - b_ref[0]
-    assert np.corrcoef(scores, expected)[0, 1] > 0.97
-    assert np.mean((scores >= 0) == (expected >= 0)) > 0.99
+def test_five_rounds_of_mining(planted, kind, optimizer, batch_size):
+    (w, b), (w_ref, b_ref), margins = fit_both(planted, ALL, kind, optimizer, batch_size=batch_size)
+    clear = margins > MARGIN[optimizer]
+    # A near tie for the last place of a round may fall either way; most concepts have none in any of their rounds.
+    assert clear.sum() >= len(ALL) - 1
+    np.testing.assert_allclose(w[clear], w_ref[clear], rtol=0, atol=ERROR[optimizer])
+    np.testing.assert_allclose(b[clear], b_ref[clear], rtol=0, atol=ERROR[optimizer])
 
 
 SHOTS = (1, 3, 20)
@@ -129,7 +108,7 @@ def test_cosine_templates(kind):
     norm = "none" if kind == "ties" else kind
     table = one_device_table(rows, labels)
     draw = draw_support(labels, shots=max(SHOTS), trials=2, seed=0)
-    trials = Trials.of(draw, labels, np.arange(len(labels.concepts), dtype=np.int32))
+    trials = Unions.of(draw, labels, np.arange(len(labels.concepts), dtype=np.int32))
     fitted = fit_cosine(table, trials, norm=fit_feature_norm(table, kind=norm), shots=SHOTS)
     alpha, t, counts = (np.asarray(leaf) for leaf in fitted)
     assert draw.counts.min() < max(SHOTS)  # Some concept has too few images,

@@ -4,11 +4,12 @@ The protocol is section 3.5 of the paper (after Interpretable Basis Decompositio
 epochs over all positives and twice as many negatives; the first round's are random from the concept's pool, later ones
 are the highest-scoring of the pool under the current template.
 
-Concepts differ in size by orders of magnitude, so padding all to the largest cannot work. They are sorted into buckets
-whose capacities double; within a bucket they are vmapped, in chunks that fit a memory bound.
+Concepts differ in size by orders of magnitude. They stand in flat arrays (`layout`), take their gradient steps in groups
+of like size, and every group makes as many steps as its largest concept needs: one program serves all sizes.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -17,21 +18,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.probes.feature_norm import Affine
+from vitprobe_jax.probes.layout import Layout, Wave, plan_waves
+from vitprobe_jax.probes.mining import drawn, hardest, local_places, pool_scores
+from vitprobe_jax.probes.permutation import permutation_words, permute
 from vitprobe_jax.probes.sampling import RowPool
 
-TRAIN_TOGETHER = {"cpu": 16}
-"""Concepts that take their gradient steps together, by platform; all of a chunk elsewhere. On a CPU the rows of a step
-(16 x 128 x 384 features are 3 MB) then stay in cache: 1.3 s against 1.5 s for 200 concepts of 500 rows."""
-MIN_CAPACITY = 128
-CHUNK_BYTES = 1 << 29
-"""Bound on what one chunk of concepts adds to memory beside the table."""
+GROUP_SIZE = {"cpu": 16}
+"""Concepts that take their gradient steps together, by platform. On a CPU the rows of a step (16 x 128 x 384 features are
+3 MB) stay in cache; an accelerator wants more work a step."""
+DEFAULT_GROUP_SIZE = 64
+DEFAULT_MEMORY_MB = 2048
+BYTES_PER_SLOT = 24
+"""What a place of a pool or of a batch takes: row number, score, counts and target of its move."""
 
-
-Optimizer = Literal["adam", "sgd"]
+Optimizer = Literal["adam", "sgd", "lbfgs"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +48,10 @@ class HyperplaneConfig:
         pool_ratio: size of the negative pool, in positives.
         negative_ratio: negatives of a round, in positives.
         batch_size: rows a gradient step.
-        optimizer: optax optimiser.
-        learning_rate: of the optimiser, on rows as the feature norm leaves them.
+        optimizer: optax optimiser. `adam` and `sgd` step from batch to batch. `lbfgs` takes one step an epoch, by the
+            loss of all rows of the round, and begins anew in every round, whose rows are others.
+        learning_rate: of the optimiser, on rows as the feature norm leaves them; `lbfgs` searches its own along each
+            direction, and does not use it.
         l2: weight of |w|^2 / 2 in the loss, w in the same coordinates.
 
     Raises:
@@ -73,15 +79,19 @@ class HyperplaneConfig:
             raise InputError(f"--l2: {self.l2} is not 0 or a positive number")
 
 
-class Bucket(NamedTuple):
-    """Concepts of similar size, padded to one capacity P and one pool width Q; vmapped over its leading axis C."""
+class Hyperplanes(NamedTuple):
+    """Fitted regressions; row z is positive where `w @ z - b >= 0`.
 
-    concepts: Int[np.ndarray, " C"]
-    identity: UInt32[np.ndarray, " C"]
-    positives: Int[np.ndarray, "C P"]
-    n_pos: Int[np.ndarray, " C"]
-    pool: Int[np.ndarray, "C Q"]
-    n_pool: Int[np.ndarray, " C"]
+    Attributes:
+        w: direction of every concept, for raw rows, float32.
+        b: its threshold.
+        loss: mean cross-entropy (nats a row, without the l2 term) over the last epoch, as the steps went. An empty
+            template has ln 2 = 0.693: more than that, and the steps were too long for the scale of the rows.
+    """
+
+    w: Float[Array, "K D"]
+    b: Float[Array, " K"]
+    loss: Float[Array, " K"]
 
 
 def fit_hyperplanes(
@@ -92,8 +102,9 @@ def fit_hyperplanes(
     *,
     norm: Affine,
     config: HyperplaneConfig,
-) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
-    """Fits one hyperplane a concept; row z is positive where `w @ z - b >= 0`.
+    memory_mb: int = DEFAULT_MEMORY_MB,
+) -> Hyperplanes:
+    """Fits one hyperplane a concept.
 
     Args:
         key: randomness of all concepts; each folds in its own identity, so it never depends on the others.
@@ -102,178 +113,173 @@ def fit_hyperplanes(
         identities: 32-bit number of every concept, unique and stable.
         norm: feature norm in whose coordinates the regression is done; the result is folded back to raw rows.
         config: the protocol's numbers.
+        memory_mb: bound on what fitting adds to memory beside the table, 2^20 bytes each: the scores of some concepts
+            over all rows, and the row numbers of pools and batches. Less memory means more products of fewer concepts
+            and, where even the row numbers do not fit, several waves of concepts. It is exceeded only where a single
+            concept needs more.
 
     Returns:
-        w and b in float32, in the order of `pools`. A regression that diverged is not finite: the caller checks.
+        Hyperplanes in the order of `pools`. A regression that diverged is not finite or of high loss: the caller checks.
     """
     if not pools:
-        return jnp.zeros((0, rows.shape[1])), jnp.zeros(0)
-    buckets = make_buckets(pools, identities, config)
-    w, b = _fit_buckets(key, rows, buckets, norm, config)
-    order = np.argsort(np.concatenate([bucket.concepts for bucket in buckets]))
-    return norm.fold(w[order], b[order])
-
-
-def make_buckets(pools: Sequence[RowPool], identities: Sequence[int], config: HyperplaneConfig) -> tuple[Bucket, ...]:
-    """Sorts concepts by size into buckets; the grid of capacities is fixed, so a concept's bucket is its own affair."""
-    capacities = [_capacity(len(pool.positives)) for pool in pools]
-    buckets = []
-    for capacity in sorted(set(capacities)):
-        chosen = np.array([k for k, c in enumerate(capacities) if c == capacity], np.int32)
-        pool_width = max(len(pools[k].negatives) for k in chosen)
-        pool_width = min(config.pool_ratio * capacity, _capacity(pool_width))
-        buckets.append(
-            Bucket(
-                concepts=chosen,
-                identity=np.array([identities[k] for k in chosen], np.uint32),
-                positives=_pad([pools[k].positives for k in chosen], capacity),
-                n_pos=np.array([len(pools[k].positives) for k in chosen], np.int32),
-                pool=_pad([pools[k].negatives for k in chosen], pool_width),
-                n_pool=np.array([len(pools[k].negatives) for k in chosen], np.int32),
-            )
+        return Hyperplanes(jnp.zeros((0, rows.shape[1])), jnp.zeros(0), jnp.zeros(0))
+    waves, score_together = plan(pools, identities, len(rows), config=config, memory_mb=memory_mb)
+    fitted = [
+        jax.tree.map(
+            lambda leaf, wave=wave: leaf[: len(wave.concepts)],
+            _fit_wave(key, rows, wave.layout, norm, config=config, score_together=score_together),
         )
-    return tuple(buckets)
+        for wave in waves
+    ]
+    order = np.argsort(np.concatenate([wave.concepts for wave in waves]))
+    return Hyperplanes(*(jnp.concatenate(leaves)[order] for leaves in zip(*fitted, strict=True)))
 
 
-def _capacity(size: int) -> int:
-    capacity = MIN_CAPACITY
-    while capacity < size:
-        capacity *= 2
-    return capacity
+def plan(
+    pools: Sequence[RowPool], identities: Sequence[int], num_rows: int, *, config: HyperplaneConfig, memory_mb: int
+) -> tuple[list[Wave], int]:
+    """The waves of concepts that fit the bound, and how many concepts are scored by one product."""
+    group_size = GROUP_SIZE.get(jax.default_backend(), DEFAULT_GROUP_SIZE)
+    half = memory_mb << 19
+    waves = plan_waves(
+        pools,
+        identities,
+        negative_ratio=config.negative_ratio,
+        batch_size=config.batch_size,
+        group_size=group_size,
+        max_slots=half // BYTES_PER_SLOT,
+    )
+    num_concepts = len(waves[0].layout.n_pos)
+    fitting = max(1, half // (4 * num_rows))
+    together = max(c for c in range(1, num_concepts + 1) if num_concepts % c == 0 and (c <= fitting or c == 1))
+    return waves, together
 
 
-def _pad(rows: list[np.ndarray], width: int) -> np.ndarray:
-    padded = np.zeros((len(rows), width), np.int32)
-    for line, row in zip(padded, rows, strict=True):
-        line[: len(row)] = row
-    return padded
-
-
-@jax.jit(static_argnames="config")
-def _fit_buckets(key, rows, buckets: tuple[Bucket, ...], norm: Affine, config: HyperplaneConfig):
-    fitted = []
-    for bucket in buckets:
-        num_rows, width = rows.shape
-        per_concept = 4 * (num_rows + 2 * bucket.pool.shape[1] + 8 * bucket.positives.shape[1])
-        per_concept += 4 * width * config.batch_size * 3
-        chunk = max(1, min(len(bucket.concepts), CHUNK_BYTES // per_concept))
-        fitted.append(_map_chunks(lambda part: _fit_chunk(key, rows, part, norm, config), bucket, chunk))
-    return jnp.concatenate([w for w, _ in fitted]), jnp.concatenate([b for _, b in fitted])
-
-
-def _map_chunks(fit, bucket: Bucket, chunk: int):
-    """`fit` over chunks of equal size one after the other; the last one is filled up with repeated concepts."""
-    count = len(bucket.concepts)
-    num_chunks = -(-count // chunk)
-    take = np.minimum(np.arange(num_chunks * chunk), count - 1).reshape(num_chunks, chunk)
-    results = jax.lax.map(fit, jax.tree.map(lambda leaf: jnp.asarray(leaf)[take], bucket))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], results)
-
-
-def _fit_chunk(key, rows, bucket: Bucket, norm: Affine, config: HyperplaneConfig):
-    keys = jax.vmap(lambda identity: jax.random.fold_in(key, identity))(bucket.identity)
+@functools.partial(jax.jit, static_argnames=("config", "score_together"))
+def _fit_wave(key, rows, layout: Layout, norm: Affine, *, config: HyperplaneConfig, score_together: int) -> Hyperplanes:
+    num_groups = len(layout.group_steps)
+    num_concepts, width = len(layout.n_pos), rows.shape[1]
+    layout = jax.tree.map(jnp.asarray, layout)
+    keys = jax.vmap(lambda identity: jax.random.fold_in(key, identity))(layout.identity)
     optimizer = make_optimizer(config)
-    w_CxD = jnp.zeros((len(keys), rows.shape[1]))
-    b_C = jnp.zeros(len(keys))
-    state = jax.vmap(optimizer.init)((w_CxD, b_C))
+    params = (jnp.zeros((num_concepts, width)), jnp.zeros(num_concepts))
+    grouped = lambda leaf: leaf.reshape(num_groups, -1, *leaf.shape[1:])  # noqa: E731
+    flat = lambda leaf: leaf.reshape(num_concepts, *leaf.shape[2:])  # noqa: E731
+    n, first_batch = grouped(layout.n_pos + layout.n_neg), grouped(layout.first_batch)
+
+    def words(round_number, purpose):
+        """Of a permutation for every concept; purpose 0 draws negatives, 1 and up are the epochs."""
+        folded = jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, round_number), purpose))(keys)
+        return jax.vmap(permutation_words)(folded)
+
+    def mined(params, members):
+        raw, _ = norm.fold(*params)
+        return hardest(pool_scores(rows, raw, layout, score_together=score_together), members, layout)
 
     def one_round(carry, round_number):
-        (w_CxD, b_C), state = carry
-        round_keys = jax.vmap(lambda k: jax.random.fold_in(k, round_number))(keys)
-        scores_CxQ = jax.lax.cond(
-            round_number == 0,
-            lambda: jax.vmap(lambda k: jax.random.uniform(k, bucket.pool.shape[1:]))(round_keys),
-            lambda: _score_pools(rows, norm, w_CxD, b_C, bucket.pool),
-        )
-        index, is_pos, valid = jax.vmap(lambda *a: round_rows(*a, ratio=config.negative_ratio))(bucket, scores_CxQ)
-        together = TRAIN_TOGETHER.get(jax.default_backend(), len(keys))
-        inputs = (round_keys, index, is_pos, valid, (w_CxD, b_C), state)
-        return jax.lax.map(lambda a: _train(rows, norm, optimizer, config, *a), inputs, batch_size=together), None
+        params, state, members, loss = carry
+        members = _if(round_number == 0, lambda m: drawn(words(round_number, 0), m, layout), members)
+        members = _if(round_number > 0, lambda m: mined(params, m), members)
+        if config.optimizer == "lbfgs":
+            state = jax.vmap(optimizer.init)(params)
 
-    (params, _), _ = jax.lax.scan(one_round, ((w_CxD, b_C), state), jnp.arange(config.rounds))
-    return params
+        def epoch(carry, number):
+            params, state, _ = carry
+            visits = shuffle(words(round_number, number), members, layout)
+
+            def group(inputs):
+                return _train_group(rows, norm, visits, optimizer, config, *inputs)
+
+            inputs = (n, first_batch, layout.group_steps, *jax.tree.map(grouped, (params, state)))
+            return jax.tree.map(flat, jax.lax.map(group, inputs)), None
+
+        params, state, loss = jax.lax.scan(epoch, (params, state, loss), 1 + jnp.arange(config.epochs))[0]
+        return (params, state, members, loss), None
+
+    start = (params, jax.vmap(optimizer.init)(params), layout.positives, jnp.zeros(num_concepts))
+    params, _, _, loss = jax.lax.scan(one_round, start, jnp.arange(config.rounds))[0]
+    return Hyperplanes(*norm.fold(*params), loss)
 
 
-def make_optimizer(config: HyperplaneConfig) -> optax.GradientTransformation:
+def make_optimizer(config: HyperplaneConfig) -> optax.GradientTransformationExtraArgs:
     """The optax optimiser of the regressions."""
-    return {"adam": optax.adam, "sgd": optax.sgd}[config.optimizer](config.learning_rate)
+    if config.optimizer == "lbfgs":
+        return optax.lbfgs()
+    return optax.with_extra_args_support({"adam": optax.adam, "sgd": optax.sgd}[config.optimizer](config.learning_rate))
 
 
-def _score_pools(rows, norm: Affine, w_CxD, b_C, pool_CxQ):
-    """Scores of every concept's own pool: one matmul over all rows, read out by place.
-
-    Thresholds do not matter to the order, and are left out.
-    """
-    raw_CxD, _ = norm.fold(w_CxD, b_C)
-    scores_CxN = jnp.einsum("cd,nd->cn", raw_CxD.astype(rows.dtype), rows, preferred_element_type=jnp.float32)
-    return jnp.take_along_axis(scores_CxN, pool_CxQ, axis=1)
+def _if(condition: Bool[Array, ""], change, value):
+    """`change(value)` on a condition. A loop of one turn or none: XLA runs the insides of a `cond` on one CPU thread."""
+    return jax.lax.fori_loop(0, condition.astype(jnp.int32), lambda _, v: change(v), value)
 
 
-def round_rows(concept: Bucket, scores_Q, *, ratio: int):
-    """The rows of one concept's round: all positives, then the best-scored negatives of its pool, then padding.
-
-    Returns:
-        Row numbers, which of them are positives, which are real: a place means the same in any capacity.
-    """
-    capacity, pool_width = concept.positives.shape[0], concept.pool.shape[0]
-    n_neg = jnp.minimum(ratio * concept.n_pos, concept.n_pool)
-    scores_Q = jnp.where(jnp.arange(pool_width) < concept.n_pool, scores_Q, -jnp.inf)
-    _, hardest = jax.lax.top_k(scores_Q, min(ratio * capacity, pool_width))
-    place = jnp.arange(capacity + len(hardest))
-    is_pos = place < concept.n_pos
-    negatives = concept.pool[hardest][jnp.clip(place - concept.n_pos, 0, len(hardest) - 1)]
-    index = jnp.where(is_pos, concept.positives[jnp.minimum(place, capacity - 1)], negatives)
-    return index, is_pos, place < concept.n_pos + n_neg
+def shuffle(words, members: Int[Array, "batches batch"], layout: Layout) -> Int[Array, "batches batch"]:
+    """The members of every concept in a random order of their own."""
+    mine = layout.batch_concept
+    n = (layout.n_pos + layout.n_neg)[mine]
+    order = permute(words[mine], local_places(layout), n)
+    return members.reshape(-1)[layout.first_batch[mine][:, None] * members.shape[1] + order]
 
 
-def _train(rows, norm: Affine, optimizer, config: HyperplaneConfig, key, index, is_pos, valid, params, state):
-    """`epochs` passes of minibatch steps over one concept's rows, shuffled anew for each."""
-    num_batches = -(-len(index) // config.batch_size)
-    padding = num_batches * config.batch_size - len(index)
+def _train_group(rows, norm: Affine, visits, optimizer, config: HyperplaneConfig, n, first_batch, steps, params, state):
+    """One epoch of G concepts side by side, each over its own n rows; also the mean loss of the rows."""
+    batch_size = visits.shape[1]
 
-    def loss(params, z, target, mask):
+    def batch(first_batch, n, number):
+        """Rows [batch, D] of one concept's batch, whether they are positives, which are real."""
+        codes = visits[jnp.minimum(first_batch + number, len(visits) - 1)]
+        real = number * batch_size + jnp.arange(batch_size) < n
+        # Negatives are coded as the complement of their row.
+        return rows.at[jnp.where(codes < 0, ~codes, codes)].get(mode="promise_in_bounds"), codes >= 0, real
+
+    def total_loss(params, z, is_pos, real):
+        """Cross-entropy of one concept, summed over the rows of a batch."""
         w, b = params
         # The norm is applied to the template, never to the rows: D numbers instead of batch x D.
         raw_w, raw_b = norm.fold(w[None], b[None])
         logits = jnp.einsum("nd,d->n", z, raw_w[0], preferred_element_type=jnp.float32) - raw_b
-        losses = optax.sigmoid_binary_cross_entropy(logits, target)
-        return jnp.sum(losses * mask) / jnp.maximum(jnp.sum(mask), 1) + config.l2 / 2 * jnp.sum(w**2)
+        return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, is_pos.astype(jnp.float32)) * real)
 
-    def step(carry, place):
-        params, state = carry
-        mask = valid.at[place].get(mode="fill", fill_value=False)
-        target = is_pos.at[place].get(mode="clip").astype(jnp.float32)
-        z = rows[index.at[place].get(mode="clip")]
-        gradient = jax.grad(loss)(params, z, target, mask)
-        updates, new_state = optimizer.update(gradient, state, params)
-        new = (optax.apply_updates(params, updates), new_state)
-        # Only the padding of a bucket makes an empty batch: it must leave no trace, not even in Adam's moments.
-        return jax.tree.map(lambda a, b: jnp.where(jnp.any(mask), a, b), new, carry), None
+    def penalty(params):
+        return config.l2 / 2 * jnp.sum(params[0] ** 2)
 
-    def epoch(carry, number):
-        order = epoch_order(jax.random.fold_in(key, number), valid)
-        order = jnp.pad(order, (0, padding), constant_values=len(index))
-        return jax.lax.scan(step, carry, order.reshape(num_batches, config.batch_size))[0], None
+    def minibatch_step(number, carry):
+        def step(first_batch, n, params, state, loss):
+            z, is_pos, real = batch(first_batch, n, number)
 
-    return jax.lax.scan(epoch, (params, state), 1 + jnp.arange(config.epochs))[0]
+            def objective(params):
+                total = total_loss(params, z, is_pos, real)
+                return total / jnp.maximum(jnp.sum(real), 1) + penalty(params), total
 
+            (_, total), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+            updates, new_state = optimizer.update(gradient, state, params)
+            new = (optax.apply_updates(params, updates), new_state, loss + total)
+            # A concept that is through while others of its group are not keeps everything, Adam's moments too.
+            return jax.tree.map(lambda a, b: jnp.where(number * batch_size < n, a, b), new, (params, state, loss))
 
-def epoch_order(key: Key[Array, ""], valid: Bool[Array, " n"]) -> Int[Array, " n"]:
-    """A random order of the places 0..n-1, those that are not valid last.
+        return jax.vmap(step)(first_batch, n, *carry)
 
-    One sort of packed integers, which XLA does many times faster than an argsort on a CPU: random bits on top, below them
-    the place, multiplied by a random odd number modulo a power of two. That is a bijection, so the place can be read back,
-    and it scatters the places whose few random bits happen to be equal.
-    """
-    bits = max(1, (len(valid) - 1).bit_length())
-    mask = jnp.uint32((1 << bits) - 1)
-    odd = jax.random.bits(jax.random.fold_in(key, 0)) | 1
-    inverse = odd  # Correct to 3 bits; each of Newton's steps doubles that.
-    for _ in range(4):
-        inverse = inverse * (2 - odd * inverse)
-    scattered = (jnp.arange(len(valid), dtype=jnp.uint32) * odd) & mask
-    # Bit 30 puts the places that are not valid last; bit 31 stays clear, so signed and unsigned order agree.
-    random = jax.random.bits(jax.random.fold_in(key, 1), (len(valid),)) >> 2 & ~mask
-    packed = jnp.where(valid, random, jnp.uint32(1 << 30)) | scattered
-    ordered = jnp.sort(packed.astype(jnp.int32)).astype(jnp.uint32)
-    return ((ordered & mask) * inverse & mask).astype(jnp.int32)
+    def full_step(first_batch, n, params, state):
+        """One step by all rows of a concept, which are gone through batch by batch as often as the line search asks."""
+
+        def value_and_gradient(params):
+            def add(number, sums):
+                return jax.tree.map(
+                    jnp.add, sums, jax.value_and_grad(total_loss)(params, *batch(first_batch, n, number))
+                )
+
+            sums = jax.lax.fori_loop(0, steps, add, (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)))
+            mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(n, 1), sums)
+            return jax.tree.map(jnp.add, mean, jax.value_and_grad(penalty)(params))
+
+        # A loop of unknown length has no reverse mode; the gradient comes with the value instead.
+        objective = jax.custom_vjp(lambda params: value_and_gradient(params)[0])
+        objective.defvjp(value_and_gradient, lambda gradient, g: (jax.tree.map(lambda leaf: g * leaf, gradient),))
+        value, gradient = value_and_gradient(params)
+        updates, state = optimizer.update(gradient, state, params, value=value, grad=gradient, value_fn=objective)
+        return optax.apply_updates(params, updates), state, value - penalty(params)
+
+    if config.optimizer == "lbfgs":
+        return jax.vmap(full_step)(first_batch, n, params, state)
+    params, state, loss = jax.lax.fori_loop(0, steps, minibatch_step, (params, state, jnp.zeros(len(n))))
+    return params, state, loss / jnp.maximum(n, 1)

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from vitprobe_jax.probes.layout import BLOCK, plan_waves
+from vitprobe_jax.probes.sampling import RowPool
+
+BATCH = 128
+
+
+def make_pools(sizes, *, available=10**9, seed=0):
+    rng = np.random.default_rng(seed)
+    counts = [(size, min(20 * size, available)) for size in sizes]
+    return [
+        RowPool(np.sort(rng.integers(0, 10**6, p)), np.sort(rng.integers(0, 10**6, n)), available) for p, n in counts
+    ]
+
+
+def waves_of(pools, *, max_slots=10**9, group_size=16):
+    return plan_waves(
+        pools,
+        range(len(pools)),
+        negative_ratio=2,
+        batch_size=BATCH,
+        group_size=group_size,
+        max_slots=max_slots,
+    )
+
+
+def test_little_is_visited_in_vain():
+    """The issue's bound: 1,000 concepts, log-uniform from 50 to 50,000 positives, at most 1.5 rows visited a row needed."""
+    sizes = np.exp(np.random.default_rng(0).uniform(np.log(50), np.log(50_000), 1000)).astype(int)
+    pools = make_pools(sizes, available=100_000)
+    (wave,) = waves_of(pools)
+    assert wave.layout.rows_needed == 3 * sizes.sum()
+    assert wave.layout.rows_needed <= wave.layout.rows_visited <= 1.15 * wave.layout.rows_needed
+    needed = sum(len(pool.negatives) for pool in pools)
+    assert wave.layout.pool.size <= 1.15 * needed
+
+
+@pytest.mark.parametrize("max_slots", [10**9, 20_000, 1])
+def test_every_concept_keeps_its_rows(max_slots):
+    sizes = [1, 43, 128, 129, 600, 7, 2]
+    pools = make_pools(sizes, available=5000)
+    waves = waves_of(pools, max_slots=max_slots, group_size=4)
+    assert sorted(np.concatenate([wave.concepts for wave in waves])) == list(range(len(sizes)))
+    assert {tuple(leaf.shape for leaf in wave.layout) for wave in waves} == {
+        tuple(leaf.shape for leaf in waves[0].layout)
+    }
+    for concepts, layout in waves:
+        assert len(layout.n_pos) % 4 == 0
+        for place, k in enumerate(concepts):
+            pool = pools[k]
+            assert layout.identity[place] == k
+            assert layout.n_neg[place] == min(2 * len(pool.positives), len(pool.negatives))
+            start = layout.first_batch[place] * BATCH
+            np.testing.assert_array_equal(layout.positives.ravel()[start:][: layout.n_pos[place]], pool.positives)
+            start = layout.first_block[place] * BLOCK
+            np.testing.assert_array_equal(layout.pool.ravel()[start:][: layout.n_pool[place]], pool.negatives)
+            batches = -(-(layout.n_pos[place] + layout.n_neg[place]) // BATCH)
+            mine = np.flatnonzero(layout.batch_concept == place)
+            np.testing.assert_array_equal(mine[:batches], layout.first_batch[place] + np.arange(batches))
+            assert layout.group_steps[place // 4] >= batches
+
+
+def test_waves_stay_within_the_bound():
+    pools = make_pools(np.geomspace(3000, 10, 60).astype(int), available=10_000)
+    max_slots = 100_000
+    waves = waves_of(pools, max_slots=max_slots)
+    assert len(waves) > 3
+    for wave in waves:
+        used = sum(len(pools[k].negatives) for k in wave.concepts)
+        assert used <= max_slots
+        assert wave.layout.pool.size <= 2 * max_slots
+
+
+def test_the_order_of_concepts_is_of_no_account():
+    pools = make_pools([5, 500, 50, 50, 500])
+    (wave,) = waves_of(pools)
+    order = [3, 0, 4, 2, 1]
+    (other,) = plan_waves(
+        [pools[k] for k in order], order, negative_ratio=2, batch_size=BATCH, group_size=16, max_slots=10**9
+    )
+    for a, b in zip(wave.layout, other.layout, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitprobe_jax.probes.layout import BLOCK, plan_waves
+from vitprobe_jax.probes.mining import LOWEST, drawn, from_ordered_int, hardest, ordered_int, pool_scores
+from vitprobe_jax.probes.permutation import permutation_words
+from vitprobe_jax.probes.sampling import RowPool
+
+SIZES = [(3, 60), (100, 2000), (40, 30), (26, 512), (26, 513), (1, 1)]
+"""Positives and pool of every concept: pools of one block, of many, smaller than what a round wants, full to the brim."""
+N = 6000
+
+
+@pytest.fixture(scope="module")
+def planned():
+    rng = np.random.default_rng(0)
+    pools = [RowPool(np.sort(rng.permutation(N)[:p]), np.sort(rng.choice(N, n, replace=False)), n) for p, n in SIZES]
+    (wave,) = plan_waves(pools, range(len(pools)), negative_ratio=2, batch_size=32, group_size=4, max_slots=10**9)
+    return pools, wave
+
+
+def members_of(wave, members, place):
+    layout = wave.layout
+    start = layout.first_batch[place] * layout.positives.shape[1]
+    mine = np.asarray(members).ravel()[start : start + layout.n_pos[place] + layout.n_neg[place]]
+    return mine[: layout.n_pos[place]], ~mine[layout.n_pos[place] :]
+
+
+@pytest.mark.parametrize("together", [8, 4, 1])
+def test_scores_of_the_pools_are_those_of_a_product(planned, together):
+    pools, wave = planned
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((N, 7)).astype(np.float32)
+    w = rng.standard_normal((len(wave.layout.n_pos), 7)).astype(np.float32)
+    layout = jax.tree.map(jnp.asarray, wave.layout)
+    score = jax.jit(pool_scores, static_argnames="score_together")
+    keys = np.asarray(score(jnp.asarray(rows), jnp.asarray(w), layout, score_together=together))
+    for place, k in enumerate(wave.concepts):
+        start, count = wave.layout.first_block[place] * BLOCK, len(pools[k].negatives)
+        mine = keys.ravel()[start : start + -(-count // BLOCK) * BLOCK]
+        np.testing.assert_allclose(
+            from_ordered_int(jnp.asarray(mine[:count])), rows[pools[k].negatives] @ w[place], atol=1e-5
+        )
+        assert (mine[count:] == LOWEST).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), distinct=st.sampled_from([1, 2, 5, 50, 10**9]))
+def test_mining_picks_exactly_the_hardest(planned, seed, distinct):
+    """Few distinct scores, so that ties abound: then the first of the pool win."""
+    pools, wave = planned
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.standard_normal(wave.layout.pool.shape) * distinct).astype(np.float32) / distinct
+    place = np.arange(wave.layout.pool.size).reshape(wave.layout.pool.shape)
+    mine = wave.layout.block_concept[:, None]
+    real = place - wave.layout.first_block[mine] * BLOCK < wave.layout.n_pool[mine]
+    keys = jnp.where(real, ordered_int(jnp.asarray(scores)), LOWEST)
+    members = _hardest(keys, jnp.asarray(wave.layout.positives), jax.tree.map(jnp.asarray, wave.layout))
+    for place, k in enumerate(wave.concepts):
+        pool = pools[k]
+        own = scores.ravel()[wave.layout.first_block[place] * BLOCK :][: len(pool.negatives)]
+        expected = pool.negatives[np.argsort(-own, kind="stable")[: wave.layout.n_neg[place]]]
+        positives, negatives = members_of(wave, members, place)
+        np.testing.assert_array_equal(positives, pool.positives)
+        assert sorted(negatives) == sorted(expected)
+
+
+_hardest = jax.jit(hardest)
+
+
+def test_random_negatives_are_distinct_and_all_equally_likely(planned):
+    pools, wave = planned
+    layout = jax.tree.map(jnp.asarray, wave.layout)
+    times = [np.zeros(N) for _ in pools]
+    repeats = 400
+    for words in jax.vmap(lambda k: jax.vmap(permutation_words)(jax.random.split(k, len(layout.n_pos))))(
+        jax.random.split(jax.random.key(0), repeats)
+    ):
+        members = _drawn(words, layout.positives, layout)
+        for place, k in enumerate(wave.concepts):
+            positives, negatives = members_of(wave, members, place)
+            np.testing.assert_array_equal(positives, pools[k].positives)
+            assert len(set(negatives)) == wave.layout.n_neg[place]
+            times[k][negatives] += 1
+    for place, k in enumerate(wave.concepts):
+        chance = wave.layout.n_neg[place] / len(pools[k].negatives)
+        drawn_times = times[k][pools[k].negatives]
+        assert times[k].sum() == drawn_times.sum()
+        if chance < 1:
+            variance = repeats * chance * (1 - chance)
+            chi_square = ((drawn_times - repeats * chance) ** 2 / variance).sum()
+            assert abs(chi_square - len(drawn_times)) < 6 * np.sqrt(2 * len(drawn_times))
+
+
+_drawn = jax.jit(drawn)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_subnormal=False), min_size=2, max_size=20))
+def test_ordered_integers_keep_the_order_and_come_back(values):
+    x = np.array(values, np.float32)
+    keys = np.asarray(ordered_int(jnp.asarray(x)))
+    np.testing.assert_array_equal(np.less.outer(x, x), np.less.outer(keys, keys))
+    np.testing.assert_array_equal(from_ordered_int(jnp.asarray(keys)), x)
