@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from tests.probes.tables import planted_rows, random_labels
+from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.features.table import make_mesh, place_table
+from vitprobe_jax.metrics import counts
 from vitprobe_jax.metrics.counts import count_cosine, count_hyperplanes, to_counts
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.sampling import draw_queries
 from vitprobe_jax.probes.trials import Trials
+from vitprobe_jax.types import Concept
 
 
 @pytest.fixture(scope="module", params=[1, 8])
@@ -17,8 +20,11 @@ def table(request):
     rng = np.random.default_rng(0)
     labels = random_labels(rng, images=37, rows=6, sizes={"object": 4, "part": 3})
     rows, directions = planted_rows(rng, labels, width=10, strength=2.0)
-    mesh = make_mesh() if request.param == 8 else jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    return labels, rows, directions.astype(np.float32), place_table(rows, labels, mesh)
+    return labels, rows, directions.astype(np.float32), place_table(rows, labels, mesh_of(request.param))
+
+
+def mesh_of(devices):
+    return make_mesh() if devices == 8 else jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
 
 
 def sides(labels, k):
@@ -36,6 +42,46 @@ def test_hyperplane_counts_equal_numpy(table):
         found = rows @ w[k] - b[k] >= 0
         expected = [(found & pos).sum(), (found & neg).sum(), pos.sum(), neg.sum()]
         assert [counted.tp[k], counted.fp[k], counted.n_pos[k], counted.n_neg[k]] == expected
+
+
+@pytest.mark.parametrize(("devices", "block"), [(1, 1), (1, 5), (1, 37), (8, 1), (8, 2)])
+def test_hyperplane_counts_of_some_concepts_block_by_block(devices, block, monkeypatch):
+    # Two slots of one category; concepts without a hyperplane between and beyond those with one; 37 or 5 images a device,
+    # no multiple of the block.
+    rng = np.random.default_rng(2)
+    concepts = tuple(Concept(i + 1, f"{i}", category) for i, category in enumerate("ababcab"))
+    slots = np.zeros((37, 3, 4), np.int32)
+    for row in np.ndindex(37, 3):
+        slots[row] = [*rng.permutation([0, 0, 1, 3, 6])[:2], rng.choice([0, 2, 4, 7]), rng.choice([0, 5])]
+    labels = LabelTable(slots, np.array([0, 0, 1, 2], np.int32), concepts, ("a", "b", "c"))
+    probed = np.array([5, 1, 0, 3], np.int32)
+    # Whole numbers, exact in bfloat16: every score is exact, and many are equal to the threshold.
+    rows = rng.integers(-3, 4, (37, 3, 8))
+    w, b = rng.integers(-3, 4, (4, 8)), rng.integers(-3, 4, 4)
+    monkeypatch.setitem(counts.CHUNK_BYTES, "cpu", block * 4 * 3 * (8 + 4))
+    counts._count_shards.clear_cache()  # The bound is read when the function is traced.
+    placed = place_table(rows.astype(jnp.bfloat16), labels, mesh_of(devices))
+    hyperplanes = jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32)
+    counted = count_hyperplanes(placed, probed, labels.concept_category[probed], *hyperplanes)
+    scores = rows @ w.T - b
+    assert (scores == 0).any()
+    for i, k in enumerate(probed):
+        pos, neg = sides(labels, k)
+        found = scores[..., i] >= 0
+        assert counted[i].tolist() == [(found & pos).sum(), (found & neg).sum(), pos.sum(), neg.sum()]
+
+
+def test_hyperplanes_of_one_concept_are_refused(table):
+    labels, _, w, placed = table
+    twice = np.array([2, 0, 2], np.int32)
+    with pytest.raises(ValueError, match="twice"):
+        count_hyperplanes(placed, twice, labels.concept_category[twice], jnp.asarray(w[twice]), jnp.zeros(3))
+
+
+def test_no_hyperplanes(table):
+    _, _, w, placed = table
+    none = np.zeros(0, np.int32)
+    assert count_hyperplanes(placed, none, none, jnp.asarray(w[:0]), jnp.zeros(0)).shape == (0, 4)
 
 
 def test_cosine_counts_equal_numpy(table):
