@@ -33,16 +33,30 @@ class Attention(nn.Module):
         width = x_BxTxD.shape[-1]
         qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x_BxTxD)
         heads = qkv.reshape(*qkv.shape[:2], 3, self.num_heads, width // self.num_heads)
+        if self.dtype == jnp.bfloat16 and not self.keep_maps:
+            mixed_BxTxHxC = fused_attention(*jnp.moveaxis(heads, 2, 0))
+            return nn.Dense(width, dtype=self.dtype, name="proj")(mixed_BxTxHxC.reshape(x_BxTxD.shape))
         # Heads go before tokens: plain batched matmuls, 6 to 16% faster on a CPU than sums over interleaved heads.
         q_BxHxTxC, k_BxHxTxC, v_BxHxTxC = jnp.transpose(heads, (2, 0, 3, 1, 4))
         logits_BxHxTxT = jnp.einsum("bhqc,bhkc->bhqk", q_BxHxTxC * q_BxHxTxC.shape[-1] ** -0.5, k_BxHxTxC)
-        # The softmax stays in float32 under bfloat16 too: its sums run over hundreds of tokens.
+        # The softmax stays in float32 under bfloat16 too (as in the fused operator): its sums run over hundreds of tokens.
         attn_BxHxTxT = nn.softmax(logits_BxHxTxT.astype(jnp.float32), axis=-1)
         if self.keep_maps:
             self.sow("intermediates", "attn", attn_BxHxTxT)
         mixed_BxHxTxC = jnp.einsum("bhqk,bhkc->bhqc", attn_BxHxTxT.astype(self.dtype), v_BxHxTxC)
         mixed_BxTxD = jnp.swapaxes(mixed_BxHxTxC, 1, 2).reshape(x_BxTxD.shape)
         return nn.Dense(width, dtype=self.dtype, name="proj")(mixed_BxTxD)
+
+
+def fused_attention(
+    q_BxTxHxC: Float[Array, "B T H C"], k_BxTxHxC: Float[Array, "B T H C"], v_BxTxHxC: Float[Array, "B T H C"]
+) -> Float[Array, "B T H C"]:
+    """Attention by JAX's own operator: cuDNN's flash kernel on a GPU, which never writes the maps; XLA's elsewhere.
+
+    For bfloat16, which the kernel needs; float32 has a way of its own in `Attention`, the most exact one.
+    """
+    kernel = "cudnn" if jax.default_backend() == "gpu" else "xla"
+    return jax.nn.dot_product_attention(q_BxTxHxC, k_BxTxHxC, v_BxTxHxC, implementation=kernel)
 
 
 class MLP(nn.Module):
