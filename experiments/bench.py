@@ -1,10 +1,11 @@
 """Side-by-side benchmarks, rivals in the same run, on equal data: `python -m experiments.bench NAME`.
 
-NAME is one of `probes`, `cosine`, `metrics`, `extract`. The last line ends in a plain number: how many times the
-library's time the fastest rival takes (in the least favourable case, where there are several).
+NAME is one of `probes`, `growth`, `cosine`, `metrics`, `extract`. The last line ends in a plain number: how many times the
+library's time the fastest rival takes (in the least favourable case, where there are several); `growth` says its own.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -13,13 +14,14 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.benchmarks import cosine, extract, metrics, probes
-from experiments.benchmarks.comparison import format_table, to_json
+from experiments.benchmarks import cosine, extract, growth, metrics, probes, scale
+from experiments.benchmarks.comparison import Comparison, format_table, to_json
 from experiments.benchmarks.config import BenchConfig, require
 from vitprobe_jax import cli
 from vitprobe_jax.errors import InputError
+from vitprobe_jax.probes.hyperplane import DEFAULT_MEMORY_MB
 
-BENCHMARKS = {"probes": probes, "cosine": cosine, "metrics": metrics, "extract": extract}
+BENCHMARKS = {"probes": probes, "growth": growth, "cosine": cosine, "metrics": metrics, "extract": extract}
 
 BUSY = 0.5
 """Load average from which a ratio is not to be trusted. PyTorch's two threads wait for each other by spinning: beside one
@@ -28,9 +30,17 @@ other busy process on two cores they took 20 times as long."""
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this command; sizes left out are each benchmark's own."""
+    flags.DEFINE_enum(
+        "scale",
+        "rivals",
+        ["rivals", "broden"],
+        "rivals: beside the rivals, sizes for a laptop; broden: Broden's size in bfloat16, made on the device, beside the "
+        "limits of the machine",
+        flag_values=values,
+    )
     flags.DEFINE_integer("rows", None, "rows of the training split", flag_values=values)
     flags.DEFINE_integer("concepts", None, "planted concepts", flag_values=values)
-    flags.DEFINE_integer("width", 384, "features of a row", flag_values=values)
+    flags.DEFINE_integer("width", None, "features of a row", flag_values=values)
     flags.DEFINE_integer("sample", 4, "concepts that a rival's loop is timed on, and scaled", flag_values=values)
     flags.DEFINE_bool("spread", False, "log-uniform sizes of concepts instead of equal ones", flag_values=values)
     flags.DEFINE_list("shots", None, "shot counts of cosine", flag_values=values)
@@ -39,6 +49,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_list("archs", ["vits16", "vitb16"], "DINO archs of extract", flag_values=values)
     flags.DEFINE_list("batch_sizes", ["8", "32"], "images a call of extract", flag_values=values)
     flags.DEFINE_integer("image_size", 224, "pixels a side of extract's images", flag_values=values)
+    flags.DEFINE_integer(
+        "probe_memory", DEFAULT_MEMORY_MB, "MiB that fitting hyperplanes may take beside the table", flag_values=values
+    )
     flags.DEFINE_integer("repeats", 5, "timed calls after the first; the median counts", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of all data", flag_values=values)
     flags.DEFINE_bool("isolate", True, "each contender in a process of its own", flag_values=values)
@@ -59,11 +72,12 @@ def bench_config(values: flags.FlagValues, name: str) -> BenchConfig:
             except ValueError as error:
                 raise InputError(f"--{flag}: whole numbers are needed, got {','.join(given[flag])}") from error
     given["archs"] = tuple(given["archs"])
+    defaults = scale.DEFAULTS if given["scale"] == "broden" else BENCHMARKS[name].DEFAULTS
     unset = [flag for flag, value in given.items() if value is None]
-    return BenchConfig(**given | {flag: (DEFAULTS | BENCHMARKS[name].DEFAULTS)[flag] for flag in unset})
+    return BenchConfig(**given | {flag: (DEFAULTS | defaults)[flag] for flag in unset})
 
 
-DEFAULTS = {"rows": 100_000, "concepts": 200, "shots": (1, 5, 10, 50, 100, 500)}
+DEFAULTS = {"rows": 100_000, "concepts": 200, "width": 384, "shots": (1, 5, 10, 50, 100, 500)}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -73,12 +87,18 @@ def main(argv: Sequence[str]) -> None:
     name = argv[1]
     benchmark = BENCHMARKS[name]
     config = bench_config(flags.FLAGS, name)
-    require(name, benchmark.NEEDS)
+    compare, headline = benchmark.compare, getattr(benchmark, "headline", fastest_rival)
+    if config.scale == "broden":
+        if name not in scale.CASES:
+            raise InputError(f"--scale=broden: {name} has no such size; {', '.join(scale.CASES)} have")
+        compare, headline = functools.partial(scale.compare, name), scale.headline
+    else:
+        require(name, benchmark.NEEDS)
     load = os.getloadavg()[0]
     if load > BUSY:
         print(f"the machine is busy (load {load:.1f}): threaded rivals suffer most, ratios mislead", file=sys.stderr)
-    comparisons = benchmark.compare(config)
-    ratio = min(comparison.ratio for comparison in comparisons)
+    comparisons = compare(config)
+    words, ratio = headline(comparisons)
     for comparison in comparisons:
         print(format_table(comparison) + "\n")
     if flags.FLAGS.json:
@@ -88,7 +108,12 @@ def main(argv: Sequence[str]) -> None:
             Path(flags.FLAGS.json).write_text(text)
         except OSError as error:
             raise InputError(f"--json: {flags.FLAGS.json} cannot be written ({error}); name another file") from error
-    print(f"fastest rival / vitprobe_jax: {ratio:.3f}")
+    print(f"{words}: {ratio:.3f}")
+
+
+def fastest_rival(comparisons: Sequence[Comparison]) -> tuple[str, float]:
+    """The last line of a benchmark that has none of its own."""
+    return "fastest rival / vitprobe_jax", min(comparison.ratio for comparison in comparisons)
 
 
 if __name__ == "__main__":

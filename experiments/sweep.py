@@ -20,6 +20,7 @@ from vitprobe_jax.data import open_dataset
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.table import make_mesh, place_table
 from vitprobe_jax.metrics.results import make_table, write_table
+from vitprobe_jax.probes.feature_norm import CHANGES
 from vitprobe_jax.probes.templates import save_templates, template_path
 from vitprobe_jax.report.page import write_report
 
@@ -34,6 +35,11 @@ def run_sweep(config: SweepConfig) -> Path:
     dataset = open_dataset(config.dataset, seed=config.seed).select(config.categories)
     folder = ResultsFolder.open(config, input_digests(dataset, backbones))
     data = PreparedData(config, config.task, dataset, folder)
+    if config.feature_norm != "none":
+        changes = CHANGES[config.feature_norm]
+        folder.note(
+            f"--feature_norm={config.feature_norm}: {changes}; folded into the templates, which apply to raw tokens"
+        )
     finished = [path for backbone in backbones for path in _sweep_backbone(config, backbone, data, folder, make_mesh())]
     folder.finish(finished, config.seed)
     return write_report(config.out)

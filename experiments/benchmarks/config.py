@@ -11,6 +11,7 @@ from vitprobe_jax.errors import InputError
 class BenchConfig:
     """The sizes of a benchmark; the flags of the same names (`--help`) say what they are."""
 
+    scale: str
     rows: int
     concepts: int
     width: int
@@ -22,6 +23,7 @@ class BenchConfig:
     archs: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     image_size: int
+    probe_memory: int
     repeats: int
     seed: int
     isolate: bool

@@ -1,8 +1,11 @@
 """Cosine templates of every concept, shot count and trial, against a loop over scikit-learn's precision_recall_curve.
 
 The loop takes the same support images, runs on `--sample` concepts and is scaled; its thresholds must be the library's.
-With one row an image (the default, as in classification) support images hold no negatives; `--patches` gives them some.
+With one row an image, as in classification, support images hold no negatives. As long as `--patches` does not ask for one
+case, images of 28 x 28 rows, which do, make a second.
 """
+
+import dataclasses
 
 import jax
 import numpy as np
@@ -16,7 +19,7 @@ from vitprobe_jax.errors import InputError
 from vitprobe_jax.probes.cosine import fit_cosine
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.sampling import draw_support
-from vitprobe_jax.probes.trials import Trials
+from vitprobe_jax.probes.trials import Unions
 
 NEEDS = ("sklearn",)
 DEFAULTS = {"rows": 100_000, "concepts": 200}
@@ -24,8 +27,23 @@ TOLERANCE = 1e-5
 """Thresholds this near are equal: both cosines are sums of `--width` products in float32, of numbers up to 1."""
 
 
+PATCHES = 28 * 28
+PATCH_CONCEPTS = 4
+IMAGES_A_SHOT = 4
+"""The second case draws from so many times its shot count of images: 2.4 GB of rows for 500."""
+
+
 def compare(config: BenchConfig) -> list[Comparison]:
     """Measures both; quality is the share of the sampled concepts' thresholds that equal the rival's."""
+    if config.patches > 1:
+        return [_compare(config)]
+    shots = max(config.shots)
+    concepts = min(PATCH_CONCEPTS, config.concepts)
+    patches = {"patches": PATCHES, "rows": IMAGES_A_SHOT * shots * PATCHES, "shots": (shots,)}
+    return [_compare(config), _compare(dataclasses.replace(config, **patches, concepts=concepts, sample=1))]
+
+
+def _compare(config: BenchConfig) -> Comparison:
     needed = max(config.shots) * config.patches
     if config.rows < needed:
         raise InputError(f"--rows={config.rows}: fewer images than the largest of --shots; give --rows={needed}")
@@ -41,7 +59,7 @@ def compare(config: BenchConfig) -> list[Comparison]:
         f"cosine: {config.rows} rows x {config.width}, {config.patches} an image, {config.concepts} concepts, "
         f"shots {shots}, {config.trials} trials"
     )
-    return [Comparison(title, [library, rival], quality)]
+    return Comparison(title, [library, rival], quality)
 
 
 def prepare_library(config: BenchConfig) -> Work:
@@ -49,10 +67,10 @@ def prepare_library(config: BenchConfig) -> Work:
     train, draw = _problem(config)
     table = train.place()
     norm = fit_feature_norm(table, kind="none")
-    trials = Trials.of(draw, train.labels, np.arange(config.concepts, dtype=np.int32))
+    support = Unions.of(draw, train.labels, np.arange(config.concepts, dtype=np.int32))
 
     def run():
-        return jax.block_until_ready(fit_cosine(table, trials, norm=norm, shots=config.shots))
+        return jax.block_until_ready(fit_cosine(table, support, norm=norm, shots=config.shots))
 
     return Work(run, lambda fitted: np.asarray(fitted[1])[..., : config.sample])
 

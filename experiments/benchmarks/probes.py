@@ -44,13 +44,15 @@ def compare(config: BenchConfig) -> list[Comparison]:
 
 def prepare_library(config: BenchConfig) -> Work:
     """All concepts in one call."""
-    train, pools, score = _problem(config)
+    train, pools, score = draw_problem(config)
     table = train.place()
     norm = fit_feature_norm(table, kind="none")
     key, identities = jax.random.key(config.seed), _identities(train)
 
     def run():
-        fitted = fit_hyperplanes(key, table.flat, pools, identities, norm=norm, config=PROTOCOL)
+        fitted = fit_hyperplanes(
+            key, table.flat, pools, identities, norm=norm, config=PROTOCOL, memory_mb=config.probe_memory
+        )
         return jax.block_until_ready((fitted.w, fitted.b))
 
     return Work(run, score)
@@ -60,7 +62,7 @@ def prepare_torch(config: BenchConfig) -> Work:
     """The same pools, mining and optimiser, without autograd; a gradient step of all concepts is two batched matmuls."""
     import torch
 
-    train, pools, score = _problem(config)
+    train, pools, score = draw_problem(config)
     rows = torch.from_numpy(train.rows)
 
     def run():
@@ -148,7 +150,7 @@ def prepare_logistic(config: BenchConfig) -> Work:
 
 def _loop(fit_round, config: BenchConfig) -> Work:
     """The mining protocol around `fit_round(model so far, rows, targets, rng) -> model`, concept after concept."""
-    train, pools, score = _problem(config)
+    train, pools, score = draw_problem(config)
 
     def fit(pool: RowPool):
         rng = np.random.default_rng(config.seed)
@@ -169,7 +171,7 @@ def _loop(fit_round, config: BenchConfig) -> Work:
     return Work(run, score, scale=config.concepts / config.sample)
 
 
-def _problem(config: BenchConfig):
+def draw_problem(config: BenchConfig):
     """The training split, the pools, and the score of (w, b): the balanced accuracy of each concept on held-out rows."""
     train = plant(config, "train")
     pools = draw_pools(train.labels, ratio=PROTOCOL.pool_ratio, seed=config.seed)

@@ -2,34 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.probes import reference
 from tests.probes.tables import planted_rows, random_labels
 from vitprobe_jax.features.table import make_mesh, place_table
-from vitprobe_jax.probes.cosine import best_threshold, cosines, fit_cosine
+from vitprobe_jax.probes.cosine import cosines, fit_cosine
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.sampling import draw_support
-from vitprobe_jax.probes.trials import Trials
-
-_best_threshold = jax.jit(best_threshold)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.integers(-4, 4), st.sampled_from("pni")), min_size=12, max_size=12))
-def test_the_threshold_is_the_best_of_all_candidates(rows):
-    """Few distinct scores, so ties abound; rows of no side (i) never count; every length-12 case shares one compilation."""
-    rows[0] = (rows[0][0], "p")
-    scores = np.array([score / 4 for score, _ in rows], np.float32)
-    pos, neg = (np.array([kind == side for _, kind in rows]) for side in "pn")
-    assert float(_best_threshold(scores, pos, neg)) == reference.best_threshold(scores, pos, neg)
-
-
-def test_without_negatives_every_positive_is_kept_and_no_more():
-    scores = np.array([0.9, 0.2, 0.5, 0.1], np.float32)
-    pos = np.array([True, True, True, False])
-    assert float(best_threshold(jnp.asarray(scores), jnp.asarray(pos), jnp.zeros(4, bool))) == np.float32(0.2)
+from vitprobe_jax.probes.trials import Unions
 
 
 def test_the_cosine_of_a_zero_vector_is_zero():
@@ -50,9 +29,9 @@ def fit(labels, rows, *, shots=(1, 3, 20), mesh=None):
     table = place_table(rows, labels, mesh)
     draw = draw_support(labels, shots=max(shots), trials=2, seed=0)
     concepts = np.arange(len(labels.concepts), dtype=np.int32)
-    trials = Trials.of(draw, labels, concepts)
+    support = Unions.of(draw, labels, concepts)
     norm = fit_feature_norm(table, kind="none")
-    return [np.asarray(leaf) for leaf in fit_cosine(table, trials, norm=norm, shots=shots)]
+    return [np.asarray(leaf) for leaf in fit_cosine(table, support, norm=norm, shots=shots)]
 
 
 def test_one_device_equals_eight(planted):
@@ -61,3 +40,23 @@ def test_one_device_equals_eight(planted):
     eight = fit(labels, rows, mesh=make_mesh())
     for a, b in zip(one, eight, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_concept_alone_equals_a_concept_among_others():
+    """Their unions are of several sizes, in another order than the concepts; none at all give empty arrays."""
+    rng = np.random.default_rng(0)
+    labels = random_labels(rng, images=60, rows=2, sizes={"object": 6})
+    rows, _ = planted_rows(rng, labels, width=12, strength=3.0)
+    table = place_table(rows, labels, jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",)))
+    norm = fit_feature_norm(table, kind="standardize")
+    draw = draw_support(labels, shots=20, trials=3, seed=0)
+    concepts = np.arange(len(labels.concepts), dtype=np.int32)[::-1]
+    together = Unions.of(draw, labels, concepts)
+    assert len(together) > 1
+    alpha, t, counts = fit_cosine(table, together, norm=norm, shots=(2, 20))
+    for i, k in enumerate(concepts):
+        alone = fit_cosine(table, Unions.of(draw, labels, concepts[i : i + 1]), norm=norm, shots=(2, 20))
+        for of_all, of_one in zip((alpha, t, counts), alone, strict=True):
+            np.testing.assert_allclose(of_all[:, :, i], of_one[:, :, 0], rtol=1e-5, atol=1e-6, err_msg=str(k))
+    none = fit_cosine(table, Unions.of(draw, labels, concepts[:0]), norm=norm, shots=(2, 20))
+    assert [leaf.shape for leaf in none] == [(2, 3, 0, 12), (2, 3, 0), (2, 3, 0, 2)]

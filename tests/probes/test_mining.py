@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitprobe_jax.probes.layout import BLOCK, plan_waves
-from vitprobe_jax.probes.mining import LOWEST, drawn, from_ordered_int, hardest, ordered_int, pool_scores
+from vitprobe_jax.probes.mining import LOWEST, drawn, hardest, pool_scores
+from vitprobe_jax.probes.ordered import from_ordered_int, ordered_int
 from vitprobe_jax.probes.permutation import permutation_words
 from vitprobe_jax.probes.sampling import RowPool
 
@@ -97,11 +98,3 @@ def test_random_negatives_are_distinct_and_all_equally_likely(planned):
 
 
 _drawn = jax.jit(drawn)
-
-
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_subnormal=False), min_size=2, max_size=20))
-def test_ordered_integers_keep_the_order_and_come_back(values):
-    x = np.array(values, np.float32)
-    keys = np.asarray(ordered_int(jnp.asarray(x)))
-    np.testing.assert_array_equal(np.less.outer(x, x), np.less.outer(keys, keys))
-    np.testing.assert_array_equal(from_ordered_int(jnp.asarray(keys)), x)

@@ -108,8 +108,8 @@ def test_cosine_templates(kind):
     norm = "none" if kind == "ties" else kind
     table = one_device_table(rows, labels)
     draw = draw_support(labels, shots=max(SHOTS), trials=2, seed=0)
-    trials = Unions.of(draw, labels, np.arange(len(labels.concepts), dtype=np.int32))
-    fitted = fit_cosine(table, trials, norm=fit_feature_norm(table, kind=norm), shots=SHOTS)
+    support = Unions.of(draw, labels, np.arange(len(labels.concepts), dtype=np.int32))
+    fitted = fit_cosine(table, support, norm=fit_feature_norm(table, kind=norm), shots=SHOTS)
     alpha, t, counts = (np.asarray(leaf) for leaf in fitted)
     assert draw.counts.min() < max(SHOTS)  # Some concept has too few images,
     assert (counts[..., 1] == 0).any()  # and some support no negative.

@@ -5,15 +5,17 @@ S support images; t is chosen on the rows of the same images.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from vitprobe_jax.features.table import FeatureTable
+from vitprobe_jax.features.table import FeatureTable, membership
 from vitprobe_jax.probes.feature_norm import Affine
-from vitprobe_jax.probes.trials import Trials, map_trials
+from vitprobe_jax.probes.threshold import best_threshold
+from vitprobe_jax.probes.trials import Unions, images_together
 
 
 def cosines(z: Float[Array, "*rows D"], alpha: Float[Array, "k D"]) -> Float[Array, "*rows k"]:
@@ -27,70 +29,104 @@ def _inverse_size(vectors):
     return jnp.where(size > 0, 1.0 / jnp.where(size > 0, size, 1.0), 0.0)
 
 
-def best_threshold(scores: Float[Array, " n"], pos: Bool[Array, " n"], neg: Bool[Array, " n"]) -> Float[Array, ""]:
-    """The largest threshold that gives the highest F1 when rows with `score >= threshold` are found.
-
-    Only scores of positives need be tried: from anywhere else, raising the threshold to the next positive score loses no
-    positive and can only drop negatives. Positives sorted on their own know how many of them lie at or above each; a
-    binary search among the sorted negatives tells how many of those do. Among equal scores the first counts them all, and
-    its F1 is the highest, so ties need no care. Without negatives this is the lowest positive score, the largest
-    threshold that keeps every positive.
-
-    Args:
-        scores: of all rows.
-        pos: rows that carry the concept, one at least.
-        neg: rows that do not; rows that are neither do not count.
-    """
-    key = _ordered_int(scores)
-    beyond = jnp.iinfo(jnp.int32).max
-    pos_keys, neg_keys = jnp.sort(jnp.where(pos, key, beyond)), jnp.sort(jnp.where(neg, key, beyond))
-    tp = jnp.sum(pos) - jnp.arange(len(scores))
-    fp = jnp.sum(neg) - jnp.searchsorted(neg_keys, pos_keys)
-    # F1 = 2 tp / (P + tp + fp). Equal fractions of exact counts (below 2^24) are equal floats, so ties are real ties.
-    f1 = jnp.where(tp > 0, 2.0 * tp / jnp.maximum(tp[0] + tp + fp, 1), -1.0)
-    best = pos_keys[len(scores) - 1 - jnp.argmax(f1[::-1])]
-    return jax.lax.bitcast_convert_type(_flip_negatives(best), jnp.float32)
-
-
-def _ordered_int(x):
-    """float32 as int32 in the same order: XLA sorts integers five times faster than floats on a CPU."""
-    return _flip_negatives(jax.lax.bitcast_convert_type(x + 0.0, jnp.int32))  # -0.0 becomes 0.0
-
-
-def _flip_negatives(bits):
-    """Negative floats are ordered backwards as integers; its own inverse."""
-    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-
-
 @functools.partial(jax.jit, static_argnames="shots")
 def fit_cosine(
-    table: FeatureTable, trials: Trials, *, norm: Affine, shots: tuple[int, ...]
+    table: FeatureTable, support: tuple[Unions, ...], *, norm: Affine, shots: tuple[int, ...]
 ) -> tuple[Float[Array, "shots trials K D"], Float[Array, "shots trials K"], Int[Array, "shots trials K 2"]]:
     """Fits every concept, shot count and trial in one call.
 
+    An image that several trials drew is read once for all of them, and again for the scores where a concept's images do
+    not fit `trials.CHUNK_BYTES`.
+
     Args:
         table: the training split.
-        trials: support images (`sampling.draw_support`), in which every concept has a positive row.
+        support: support images (`sampling.draw_support`), in which every concept has a positive row.
         norm: feature norm; cosines are taken between normalised rows and alpha.
         shots: shot counts, each at most the images drawn; the first s images of a draw are used.
 
     Returns:
         alpha and t in float32, and the numbers of (positive, negative) rows they were fitted on.
     """
+    fitted = [_fit_unions(table, unions, norm, shots) for unions in support]
+    place = jnp.argsort(jnp.concatenate([unions.place for unions in support]))
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[place], *fitted)
+    return tuple(jnp.moveaxis(leaf, 0, 2) for leaf in joined)
 
-    def fit_one(z_SxRxD, sides):
-        num_images, num_rows, width = z_SxRxD.shape
-        z_NxD = z_SxRxD.reshape(-1, width)
-        pos_N, neg_N = sides.pos.reshape(-1), sides.neg.reshape(-1)
-        ends = np.array(shots) * num_rows
-        # All shot counts at once: one pass over the rows for their means, one for their cosines.
-        pos_ZxN = (jnp.arange(num_images * num_rows)[None] < ends[:, None]) & pos_N[None]
-        count_Z = jnp.sum(pos_ZxN, axis=1)
-        total_ZxD = jnp.einsum("zn,nd->zd", pos_ZxN.astype(jnp.float32), z_NxD, precision=jax.lax.Precision.HIGHEST)
-        alpha_ZxD = total_ZxD / jnp.maximum(count_Z, 1)[:, None]
-        scores_NxZ = cosines(z_NxD, alpha_ZxD)
-        t_Z = jnp.stack([best_threshold(scores_NxZ[:n, i], pos_N[:n], neg_N[:n]) for i, n in enumerate(ends)])
-        neg_Z = jnp.stack([jnp.sum(neg_N[:n]) for n in ends])
-        return alpha_ZxD, t_Z, jnp.stack([count_Z, neg_Z], axis=-1)
 
-    return map_trials(fit_one, table, norm, trials)
+def _fit_unions(table, unions, norm, shots):
+    """`fit_cosine` of one group, as [K, shots, trials, ...]."""
+    num_concepts, width = unions.images.shape
+    num_trials = unions.rank.shape[1]
+    images_at_once = images_together(table)
+    num_chunks = -(-num_concepts // max(1, images_at_once // width))
+    # The last chunk repeats its last concept, so that chunks are of one size.
+    chunk = -(-num_concepts // max(1, num_chunks))
+    item = jnp.minimum(jnp.arange(num_chunks * chunk), num_concepts - 1).reshape(num_chunks, chunk)
+
+    def fit_chunk(items):
+        score = functools.partial(_score_concept, table, norm=norm, shots=shots, images_at_once=images_at_once)
+        by_shots = jax.vmap(score)(jax.tree.map(lambda leaf: leaf[items], unions))
+        fitted = []
+        for alpha, *drawn in by_shots:
+            t, counts = best_threshold(*drawn), jnp.stack([jnp.sum(side, axis=-1) for side in drawn[1:]], axis=-1)
+            fitted.append([jnp.broadcast_to(x, (chunk, num_trials, *x.shape[2:])) for x in (alpha, t, counts)])
+        return [jnp.stack(leaves, axis=1) for leaves in zip(*fitted, strict=True)]
+
+    fitted = jax.lax.map(fit_chunk, item)
+    return [leaf.reshape(-1, *leaf.shape[2:])[:num_concepts] for leaf in fitted]
+
+
+def _score_concept(table, unions, *, norm, shots, images_at_once):
+    """For every shot count, alpha [trials, D] of one concept and the drawn rows' scores and sides, all [trials, s * R].
+
+    A concept of no more images than shots has them all in every trial: those trials are one, and one is returned.
+    """
+    num_trials, width = unions.rank.shape
+    trials_of = [1 if s >= width else num_trials for s in shots]
+    # The first images may be drawn for any shot count, the last ones for the largest alone.
+    reach = [min(width, num_trials * s) for s in shots]
+    pieces = [slice(*ends) for ends in itertools.pairwise([0, *sorted(set(reach))])]
+    takers = [[i for i in range(len(shots)) if reach[i] > piece.start] for piece in pieces]
+
+    def over_blocks(body, piece, *extra):
+        """`body(rows [B, R, D], *extra)` of block after block of the images at `piece`, padded with zeros."""
+        leaves = (unions.images[piece], *extra)
+        count = len(leaves[0])
+        num_blocks = -(-count // images_at_once)
+        size = -(-count // num_blocks)
+        padded = [jnp.pad(x, ((0, num_blocks * size - count), *[(0, 0)] * (x.ndim - 1))) for x in leaves]
+        blocks = [x.reshape(num_blocks, size, *x.shape[1:]) for x in padded]
+        return jax.lax.map(lambda block: body(norm(table.rows[block[0]]), *block[1:]), blocks)
+
+    def split(x, chosen, axis):
+        return zip(chosen, jnp.split(x, np.cumsum([trials_of[i] for i in chosen])[:-1], axis=axis), strict=True)
+
+    sides_UxR = membership(table.slots[unions.images], table.slot_category, unions.concept, unions.category)
+    totals = [0.0] * len(shots)
+    for piece, chosen in zip(pieces, takers, strict=True):
+        drawn_kxU = jnp.concatenate([unions.rank[: trials_of[i], piece] < shots[i] for i in chosen])
+        weights = drawn_kxU.T.astype(jnp.float32), sides_UxR.pos[piece].astype(jnp.float32)
+        for i, total in split(jnp.sum(over_blocks(_sum_positives, piece, *weights), axis=0), chosen, 0):
+            totals[i] += total
+    real = (jnp.arange(unions.order.shape[1])[None] < unions.counts[:, None])[:, :, None]
+    pos, neg = (side[unions.order] & real for side in sides_UxR)
+    alpha = [
+        total / jnp.maximum(jnp.sum(pos[:n, :s], axis=(1, 2)), 1)[:, None]
+        for n, s, total in zip(trials_of, shots, totals, strict=True)
+    ]
+    scored = [[] for _ in shots]
+    for piece, chosen in zip(pieces, takers, strict=True):
+        alpha_kxD = jnp.concatenate([alpha[i] for i in chosen])
+        blocks = over_blocks(lambda z_BxRxD, a=alpha_kxD: jnp.moveaxis(cosines(z_BxRxD, a), 2, 1), piece)
+        for i, scores in split(blocks.reshape(-1, *blocks.shape[2:])[: piece.stop - piece.start], chosen, 1):
+            scored[i].append(scores)
+    fitted = []
+    for i, (n, s) in enumerate(zip(trials_of, shots, strict=True)):
+        scores_TxSxR = jnp.concatenate(scored[i])[unions.order[:n, :s], jnp.arange(n)[:, None]]
+        fitted.append((alpha[i], *(x.reshape(n, -1) for x in (scores_TxSxR, pos[:n, :s], neg[:n, :s]))))
+    return fitted
+
+
+def _sum_positives(z_BxRxD, drawn_Bxk, pos_BxR):
+    # Many rows an image are summed before they are dealt to the draws; a single one goes straight into the product.
+    return jnp.einsum("bk,br,brd->kd", drawn_Bxk, pos_BxR, z_BxRxD, precision=jax.lax.Precision.HIGHEST)

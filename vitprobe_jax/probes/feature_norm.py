@@ -11,6 +11,16 @@ from jaxtyping import Array, Float
 from vitprobe_jax.features.table import FeatureTable
 from vitprobe_jax.types import FeatureNorm
 
+CHANGES: dict[FeatureNorm, str] = {
+    "none": "features as the backbone gives them",
+    "center": "the training mean is subtracted: cosines are angles around the mean, and hyperplanes start from it",
+    "standardize": "the training mean is subtracted and every feature divided by its deviation: features of small variance "
+    "count as much as those of large variance, in cosines and in the steps of hyperplanes",
+    "l2": "all features are divided by one number, the root mean square length of the training rows: hyperplanes take "
+    "steps of another length, cosines stay as they are",
+}
+"""What each feature norm changes, for a reader of the results."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Affine:

@@ -10,27 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from vitprobe_jax.probes.layout import BLOCK, LANES, Layout
+from vitprobe_jax.probes.ordered import ordered_int
 from vitprobe_jax.probes.permutation import permute
 
 BLOCKS_AT_ONCE = 256
 """Blocks whose scores are read at a time."""
 LOWEST = jnp.iinfo(jnp.int32).min
 """Below every score: places of a block without a row."""
-
-
-def ordered_int(x: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
-    """float32 as int32 in the same order: integers are compared, sorted and halved exactly, and on a CPU faster."""
-    return _flip_negatives(jax.lax.bitcast_convert_type(x + 0.0, jnp.int32))  # -0.0 becomes 0.0
-
-
-def from_ordered_int(bits: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The inverse of `ordered_int`."""
-    return jax.lax.bitcast_convert_type(_flip_negatives(bits), jnp.float32)
-
-
-def _flip_negatives(bits):
-    """Negative floats are ordered backwards as integers; its own inverse."""
-    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 def pool_scores(

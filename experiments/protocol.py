@@ -1,0 +1,125 @@
+"""Which optimiser, learning rate and feature norm hyperplanes want: measured on held-out data, printed as a table.
+
+`python -m experiments.protocol --dataset=shapes:400 --backbones=untrained_dino_tiny`
+
+takes the flags of the sweep. Every combination of `SETTINGS` and of feature norms fits the same pools of the same tokens;
+accuracy and F1 are means over concepts, tokens and backbones of the held-out split. docs/protocol.md holds such tables and
+the choice of defaults that they led to.
+"""
+
+import dataclasses
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from experiments import config as run_config
+from experiments.cells import Design, SweepCell
+from experiments.config import SweepConfig
+from experiments.preparation import PreparedData, input_digests, load_backbones, progress
+from experiments.results_folder import ResultsFolder
+from vitprobe_jax import cli
+from vitprobe_jax.data import open_dataset
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.features.table import make_mesh, place_table
+from vitprobe_jax.types import FEATURE_NORMS, SPLITS
+
+SETTINGS = (
+    ("sgd", 1e-2),
+    ("sgd", 1e-1),
+    ("sgd", 1.0),
+    ("adam", 1e-3),
+    ("adam", 1e-2),
+    ("adam", 1e-1),
+    ("lbfgs", 1.0),
+)
+"""Optimisers with their learning rates; lbfgs searches its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One combination on one token of one backbone.
+
+    Attributes:
+        feature_norm: of the combination.
+        optimizer: of the combination.
+        learning_rate: of the combination.
+        token: which token.
+        accuracy: mean balanced accuracy over the concepts, held out.
+        f1: mean balanced F1.
+        warned: the sweep would have warned of regressions worse than an empty template, or skipped diverged ones.
+    """
+
+    feature_norm: str
+    optimizer: str
+    learning_rate: float
+    token: str
+    accuracy: float
+    f1: float
+    warned: bool
+
+
+def outcomes(config: SweepConfig) -> Iterator[Outcome]:
+    """Every combination on every token of every backbone."""
+    backbones = load_backbones(config)
+    dataset = open_dataset(config.dataset, seed=config.seed).select(config.categories)
+    mesh = make_mesh()
+    with tempfile.TemporaryDirectory() as folder:
+        run = dataclasses.replace(config, out=Path(folder) / "run")
+        data = PreparedData(run, config.task, dataset, ResultsFolder.open(run, input_digests(dataset, backbones)))
+        for backbone in backbones:
+            cells = list(itertools.product(config.blocks(backbone.spec.config.depth), config.tokens))
+            labels = {split: data.labels(backbone, split) for split in SPLITS}
+            features = {split: data.features(backbone, split, cells, mesh) for split in SPLITS}
+            labels = {split: labels[split].take(features[split].kept) for split in SPLITS}
+            design = Design.draw(labels["train"], labels["val"], config)
+            combinations = list(itertools.product(cells, FEATURE_NORMS, SETTINGS))
+            for cell, norm, (optimizer, rate) in progress(
+                combinations, total=len(combinations), label=backbone.spec.name, unit="fit"
+            ):
+                hyperplane = dataclasses.replace(config.hyperplane, optimizer=optimizer, learning_rate=rate)
+                tried = dataclasses.replace(config, feature_norm=norm, hyperplane=hyperplane)
+                tables = [place_table(features[split].rows[cell], labels[split], mesh) for split in SPLITS]
+                work = SweepCell(tried, dataset.name, backbone.spec, cell, design, *tables)
+                _, rows, notes = work.run("hyperplane")
+                fitted = [row for row in rows if row["skipped"] is None]
+                diverged = any("diverged" in (row["skipped"] or "") for row in rows)
+                accuracy, f1 = (float(np.mean([row[name] for row in fitted] or [0.0])) for name in ("accuracy", "f1"))
+                yield Outcome(norm, optimizer, rate, cell[1], accuracy, f1, bool(notes) or diverged)
+
+
+def format_outcomes(tried: Sequence[Outcome]) -> str:
+    """A Markdown table: a line a combination, accuracy by token, then means; the best mean of a column is bold."""
+    tokens = list(dict.fromkeys(outcome.token for outcome in tried))
+    lines: dict[tuple[str, str], list[float]] = {}
+    warned: dict[tuple[str, str], float] = {}
+    for norm, (optimizer, rate) in itertools.product(FEATURE_NORMS, SETTINGS):
+        mine = [o for o in tried if (o.feature_norm, o.optimizer, o.learning_rate) == (norm, optimizer, rate)]
+        key = (norm, optimizer if optimizer == "lbfgs" else f"{optimizer} {rate:g}")
+        by_token = [float(np.mean([o.accuracy for o in mine if o.token == token])) for token in tokens]
+        lines[key] = [*by_token, *(float(np.mean([getattr(o, name) for o in mine])) for name in ("accuracy", "f1"))]
+        warned[key] = float(np.mean([o.warned for o in mine]))
+    best = np.max(list(lines.values()), axis=0)
+    header = ["feature norm", "optimiser", *tokens, "accuracy", "F1", "warned"]
+    text = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for key, values in lines.items():
+        shown = [f"**{v:.3f}**" if v >= top - 5e-4 else f"{v:.3f}" for v, top in zip(values, best, strict=True)]
+        text.append("| " + " | ".join([*key, *shown, f"{warned[key]:.0%}"]) + " |")
+    return "\n".join(text)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the table of the data set and backbones that the flags name."""
+    if len(argv) > 1:
+        raise InputError(f"unexpected argument {argv[1]!r}; every option is a flag (--help lists them)")
+    flags.FLAGS.out = flags.FLAGS.out or "unused"
+    print(format_outcomes(list(outcomes(run_config.sweep_config(flags.FLAGS)))))
+
+
+if __name__ == "__main__":
+    run_config.define_sweep_flags()
+    flags.adopt_module_key_flags(run_config)
+    cli.run(main, flagfile_package="experiments.flags")
