@@ -15,7 +15,7 @@ from vitprobe_jax.metrics.counts import count_cosine, count_hyperplanes, to_coun
 from vitprobe_jax.metrics.results import METRICS
 from vitprobe_jax.probes.cosine import fit_cosine
 from vitprobe_jax.probes.feature_norm import Affine, fit_feature_norm
-from vitprobe_jax.probes.hyperplane import fit_hyperplanes
+from vitprobe_jax.probes.hyperplane import OVERSHOT_LOSS, fit_hyperplanes
 from vitprobe_jax.probes.sampling import (
     ImageDraw,
     RowPool,
@@ -30,8 +30,6 @@ from vitprobe_jax.probes.trials import Trials, Unions
 from vitprobe_jax.types import Rule
 
 STUDY = "directions"
-EMPTY_LOSS = float(np.log(2))
-"""Cross-entropy of a template of zeros, in nats."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +153,13 @@ class SweepCell:
 
     def _overshot(self, loss: np.ndarray) -> list[str]:
         """Tells of regressions whose steps were too long for the scale of the token."""
-        count = int(np.sum(~(loss <= EMPTY_LOSS)))
+        count = int(np.sum(~(loss <= OVERSHOT_LOSS)))
         if not count:
             return []
         layer, token = self.cell
         return [
-            f"{self.backbone.name}, {token} of block {layer}: {count} of {len(loss)} hyperplane regressions ended with a "
-            f"loss above that of an empty template; the token's scale is too large for --learning_rate="
+            f"{self.backbone.name}, {token} of block {layer}: {count} of {len(loss)} hyperplane regressions overshot: "
+            f"their loss ended above twice that of an empty template. The token's scale is too large for --learning_rate="
             f"{self.config.hyperplane.learning_rate:g} of {self.config.hyperplane.optimizer}: lower it, or give "
             "--feature_norm=standardize"
         ]

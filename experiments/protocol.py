@@ -50,7 +50,7 @@ class Outcome:
         token: which token.
         accuracy: mean balanced accuracy over the concepts, held out.
         f1: mean balanced F1.
-        warned: the sweep would have warned of regressions worse than an empty template, or skipped diverged ones.
+        warned: the sweep would have warned of regressions that overshot, or skipped diverged ones.
     """
 
     feature_norm: str

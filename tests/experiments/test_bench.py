@@ -4,12 +4,13 @@ import importlib.util
 import json
 import os
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
 
 from experiments import bench
-from experiments.benchmarks import planted
+from experiments.benchmarks import growth, planted, scale
 from experiments.benchmarks.comparison import Comparison, format_table
 from experiments.benchmarks.config import require
 from experiments.benchmarks.timing import Measurement, Work, measure
@@ -58,6 +59,54 @@ def test_metrics_counts_are_exact():
     (comparison,) = compare("metrics")
     # No score lies within float32 rounding of its threshold at this seed.
     assert comparison.quality["largest error of a rate"] == [0.0, None, None]
+
+
+def test_growth_ends_in_the_worst_share_over_the_first():
+    def case(library, limit):
+        measured = [Measurement(name, seconds, 0.0, 1.0, 1.0, None) for name, seconds in (("a", library), ("b", limit))]
+        return Comparison("case", measured, {})
+
+    _, ratio = growth.headline([case(2.0, 1.0), case(10.0, 6.0), case(10.0, 4.0)])
+    assert ratio == pytest.approx(0.4 / 0.5)
+
+
+@pytest.mark.slow
+def test_growth_measures_every_case_beside_its_limit():
+    comparisons = compare("growth", "--width=8", "--probe_memory=20")
+    assert len(comparisons) == 4
+    for comparison in comparisons:
+        library, limit = comparison.measurements
+        assert library.evidence.mean() > 0.7
+        assert limit.evidence is None
+
+
+@pytest.mark.parametrize("name", ["metrics", pytest.param("cosine", marks=pytest.mark.slow), "probes"])
+def test_broden_scale_in_small(name):
+    config = make_config(name, "--scale=broden", "--rows=4000", "--shots=2", "--trials=2", "--concepts=9")
+    (comparison,) = scale.compare(name, config)
+    words, quality = comparison.measurements[0].evidence
+    assert comparison.quality == {words: [quality, None]}
+    if name == "probes":
+        assert quality > 0.8
+
+
+def test_rows_made_on_the_device_carry_what_their_labels_say():
+    table, labels = scale.plant_on_device(make_config("probes", "--scale=broden", "--rows=60000", "--width=32"))
+    assert table.rows.dtype == jnp.bfloat16
+    rows = np.asarray(table.rows, np.float32)
+    assert (rows == 0).mean() < 1e-3  # No image was left out.
+    np.testing.assert_array_equal(table.slots, labels.slots)
+    for k in range(3):
+        carried = labels.carries(k)
+        shift = rows[carried].mean(0) - rows[~carried].mean(0)
+        # Unit deviation: the mean of n rows is off by sqrt(32 / n).
+        assert np.linalg.norm(shift) == pytest.approx(planted.STRENGTH, abs=6 * np.sqrt(32 / carried.sum()))
+
+
+def test_a_bench_without_that_scale_says_so(monkeypatch):
+    monkeypatch.setattr(flags, "FLAGS", make_flags(*TINY, "--scale=broden"))
+    with pytest.raises(InputError, match="--scale=broden: growth"):
+        bench.main(["bench", "growth"])
 
 
 @pytest.mark.slow

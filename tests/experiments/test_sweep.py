@@ -144,6 +144,16 @@ def test_the_folder_says_what_was_done(sweep):
     assert {stage["unit"] for stage in run["stages"]} == {"images", "concepts"}
 
 
+def test_the_run_tells_of_steps_too_long_and_of_the_feature_norm(tmp_path):
+    config = shapes_config(
+        tmp_path / "out", "--tokens=x2", "--rules=hyperplane", "--learning_rate=1e4", "--feature_norm=center"
+    )
+    run_sweep(config)
+    notes = json.loads((config.out / "run.json").read_text())["notes"]
+    assert any("x2 of block" in note and "--learning_rate=10000" in note for note in notes)
+    assert any(note.startswith("--feature_norm=center: the training mean") for note in notes)
+
+
 def test_a_resumed_sweep_ends_in_the_same_table(sweep, tmp_path):
     """A stop is a folder in which some cells are missing; here also the features come from a cache the second time."""
     reference = read_table(sweep[0].out / "results.parquet")

@@ -35,7 +35,11 @@ DEFAULT_MEMORY_MB = 2048
 BYTES_PER_SLOT = 24
 """What a place of a pool or of a batch takes: row number, score, counts and target of its move."""
 
-Optimizer = Literal["adam", "sgd", "lbfgs"]
+OVERSHOT_LOSS = 2 * math.log(2)
+"""A regression whose last epoch ends above this has overshot: its steps are too long for the scale of the rows. An empty
+template has ln 2. Against the hardest negatives a sound one may end somewhat above that, not at its double."""
+
+Optimizer = Literal["sgd", "adam", "lbfgs"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,8 +67,8 @@ class HyperplaneConfig:
     pool_ratio: int = 20
     negative_ratio: int = 2
     batch_size: int = 128
-    optimizer: Optimizer = "adam"
-    learning_rate: float = 1e-2
+    optimizer: Optimizer = "sgd"
+    learning_rate: float = 1e-1
     l2: float = 0.0
 
     def __post_init__(self):
@@ -85,8 +89,8 @@ class Hyperplanes(NamedTuple):
     Attributes:
         w: direction of every concept, for raw rows, float32.
         b: its threshold.
-        loss: mean cross-entropy (nats a row, without the l2 term) over the last epoch, as the steps went. An empty
-            template has ln 2 = 0.693: more than that, and the steps were too long for the scale of the rows.
+        loss: mean cross-entropy (nats a row, without the l2 term) over the last epoch, as the steps went; see
+            `OVERSHOT_LOSS`.
     """
 
     w: Float[Array, "K D"]
@@ -119,7 +123,7 @@ def fit_hyperplanes(
             concept needs more.
 
     Returns:
-        Hyperplanes in the order of `pools`. A regression that diverged is not finite or of high loss: the caller checks.
+        Hyperplanes in the order of `pools`. One that diverged is not finite, or its loss is high: the caller checks.
     """
     if not pools:
         return Hyperplanes(jnp.zeros((0, rows.shape[1])), jnp.zeros(0), jnp.zeros(0))
