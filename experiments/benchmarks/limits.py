@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitprobe_jax.probes.hyperplane import HyperplaneConfig
+from vitprobe_jax.probes.hyperplane import HyperplaneConfig, dense_from
 from vitprobe_jax.probes.sampling import RowPool
 
 ROWS_AT_ONCE = 2048
@@ -24,7 +24,7 @@ SIDE = 4096
 def hyperplane_limit(
     rows: Float[Array, "N D"], pools: Sequence[RowPool], config: HyperplaneConfig, seed: int
 ) -> Callable[[], None]:
-    """A function that does the products of the mined rounds, and fetches as many random rows as the epochs visit.
+    """A function that does the products of the mined rounds, and fetches as many random rows as all stages visit.
 
     Args:
         rows: of the table.
@@ -32,13 +32,16 @@ def hyperplane_limit(
         config: the protocol.
         seed: of templates and row numbers.
     """
-    w = jnp.asarray(np.random.default_rng(seed).standard_normal((len(pools), rows.shape[1])), rows.dtype)
+    sparse = [len(pool.negatives) for pool in pools if len(pool.negatives) < dense_from(len(rows))]
+    num_dense = len(pools) - len(sparse)
+    w = jnp.asarray(np.random.default_rng(seed).standard_normal((num_dense, rows.shape[1])), rows.dtype)
     # More scores than these would not fit beside the rows of a large table.
-    together = max(1, min(len(pools), SCORES_AT_ONCE // len(rows)))
+    together = max(1, min(num_dense, SCORES_AT_ONCE // len(rows)))
     visits = sum(
         len(pool.positives) + min(config.negative_ratio * len(pool.positives), len(pool.negatives)) for pool in pools
     )
     fetch = fetch_limit(rows, visits, config.rounds * config.epochs, seed)
+    fetch_pools = fetch_limit(rows, sum(sparse), config.rounds - 1, seed)
 
     @jax.jit
     def product(rows, w):
@@ -46,8 +49,9 @@ def hyperplane_limit(
 
     def run():
         for _ in range(config.rounds - 1):
-            for start in range(0, len(pools), together):
+            for start in range(0, num_dense, together):
                 jax.block_until_ready(product(rows, w[start : start + together]))
+        fetch_pools()
         fetch()
 
     return run
@@ -55,8 +59,8 @@ def hyperplane_limit(
 
 def fetch_limit(rows: Float[Array, "N D"], visits: int, times: int, seed: int) -> Callable[[], None]:
     """A function that fetches `visits` random rows, so many times over."""
-    steps = max(1, round(visits / ROWS_AT_ONCE))
-    index = np.random.default_rng(seed).integers(0, len(rows), (steps, min(visits, ROWS_AT_ONCE)), np.int32)
+    steps = -(-visits // ROWS_AT_ONCE)
+    index = np.random.default_rng(seed).integers(0, len(rows), (steps, ROWS_AT_ONCE), np.int32)
 
     @jax.jit
     def fetch(rows, index):

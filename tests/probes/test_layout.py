@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def make_pools(sizes, *, available=10**9, seed=0):
     ]
 
 
-def waves_of(pools, *, max_slots=10**9, group_size=16):
+def waves_of(pools, *, max_slots=10**9, group_size=16, dense_from=0):
     return plan_waves(
         pools,
         range(len(pools)),
@@ -23,6 +25,7 @@ def waves_of(pools, *, max_slots=10**9, group_size=16):
         batch_size=BATCH,
         group_size=group_size,
         max_slots=max_slots,
+        dense_from=dense_from,
     )
 
 
@@ -78,7 +81,22 @@ def test_the_order_of_concepts_is_of_no_account():
     (wave,) = waves_of(pools)
     order = [3, 0, 4, 2, 1]
     (other,) = plan_waves(
-        [pools[k] for k in order], order, negative_ratio=2, batch_size=BATCH, group_size=16, max_slots=10**9
+        [pools[k] for k in order],
+        order,
+        negative_ratio=2,
+        batch_size=BATCH,
+        group_size=16,
+        max_slots=10**9,
+        dense_from=0,
     )
     for a, b in zip(wave.layout, other.layout, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_concepts_with_large_pools_stand_first():
+    """The third has many positives, but a small pool."""
+    pools = make_pools([500, 20, 300, 90])
+    pools[2] = dataclasses.replace(pools[2], negatives=pools[2].negatives[:100])
+    (wave,) = waves_of(pools, dense_from=1000)
+    assert wave.layout.num_dense == 2
+    assert wave.concepts.tolist() == [0, 3, 2, 1]

@@ -20,7 +20,9 @@ N = 6000
 def planned():
     rng = np.random.default_rng(0)
     pools = [RowPool(np.sort(rng.permutation(N)[:p]), np.sort(rng.choice(N, n, replace=False)), n) for p, n in SIZES]
-    (wave,) = plan_waves(pools, range(len(pools)), negative_ratio=2, batch_size=32, group_size=4, max_slots=10**9)
+    (wave,) = plan_waves(
+        pools, range(len(pools)), negative_ratio=2, batch_size=32, group_size=4, max_slots=10**9, dense_from=0
+    )
     return pools, wave
 
 
@@ -31,9 +33,11 @@ def members_of(wave, members, place):
     return mine[: layout.n_pos[place]], ~mine[layout.n_pos[place] :]
 
 
-@pytest.mark.parametrize("together", [8, 4, 1])
-def test_scores_of_the_pools_are_those_of_a_product(planned, together):
+@pytest.mark.parametrize(("together", "num_dense"), [(8, 6), (4, 6), (1, 6), (4, 0), (4, 3), (2, 3)])
+def test_scores_of_the_pools_are_those_of_a_product(planned, together, num_dense):
+    """In products of all, some or single concepts; for the first ones only, or for none."""
     pools, wave = planned
+    wave = wave._replace(layout=wave.layout._replace(num_dense=np.int32(num_dense)))
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((N, 7)).astype(np.float32)
     w = rng.standard_normal((len(wave.layout.n_pos), 7)).astype(np.float32)

@@ -31,6 +31,10 @@ GROUP_SIZE = {"cpu": 16}
 """Concepts that take their gradient steps together, by platform. On a CPU the rows of a step (16 x 128 x 384 features are
 3 MB) stay in cache; an accelerator wants more work a step."""
 DEFAULT_GROUP_SIZE = 64
+DENSE_SHARE = {"cpu": 1 / 20}
+"""Share of all rows from which on a pool is scored by a product with all rows instead of fetching its own, by platform. On
+the CPU of docs/performance.md both take the same time at 1 / 23."""
+DEFAULT_DENSE_SHARE = 1 / 100
 DEFAULT_MEMORY_MB = 2048
 BYTES_PER_SLOT = 24
 """What a place of a pool or of a batch takes: row number, score, counts and target of its move."""
@@ -152,11 +156,16 @@ def plan(
         batch_size=config.batch_size,
         group_size=group_size,
         max_slots=half // BYTES_PER_SLOT,
+        dense_from=dense_from(num_rows),
     )
     num_concepts = len(waves[0].layout.n_pos)
-    fitting = max(1, half // (4 * num_rows))
-    together = max(c for c in range(1, num_concepts + 1) if num_concepts % c == 0 and (c <= fitting or c == 1))
-    return waves, together
+    fitting = max(1, min(half // (4 * num_rows), max(int(wave.layout.num_dense) for wave in waves)))
+    return waves, max(c for c in range(1, fitting + 1) if num_concepts % c == 0)
+
+
+def dense_from(num_rows: int) -> int:
+    """The smallest pool that is scored densely."""
+    return math.ceil(num_rows * DENSE_SHARE.get(jax.default_backend(), DEFAULT_DENSE_SHARE))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "score_together"))

@@ -20,7 +20,7 @@ LANES = 32
 
 
 class Layout(NamedTuple):
-    """C concepts in groups of G, largest first; the last ones may be padding without any rows.
+    """C concepts in groups of G, the dense ones first, larger before smaller; the last may be padding without any rows.
 
     Every array holds int32 (`identity`: uint32). Members are the rows of a round: a concept's positives, then its
     negatives, in batches of its own, the last one padded.
@@ -37,6 +37,7 @@ class Layout(NamedTuple):
         pool: rows of the table, ascending within a concept.
         block_concept: whose every block is.
         group_steps: batches of the largest concept of every group.
+        num_dense: concepts whose pools are scored densely; they stand first.
     """
 
     identity: UInt32[np.ndarray, " C"]
@@ -50,6 +51,7 @@ class Layout(NamedTuple):
     pool: Int[np.ndarray, "blocks BLOCK"]
     block_concept: Int[np.ndarray, " blocks"]
     group_steps: Int[np.ndarray, " groups"]
+    num_dense: Int[np.ndarray, ""]
 
     @property
     def rows_needed(self) -> int:
@@ -83,8 +85,9 @@ def plan_waves(
     batch_size: int,
     group_size: int,
     max_slots: int,
+    dense_from: int,
 ) -> list[Wave]:
-    """Puts concepts, largest first, into as few waves as the bound allows; all waves have one shape, hence one program.
+    """Puts concepts, in the order of `Layout`, into as few waves as the bound allows, all of one shape: one program.
 
     Args:
         pools: rows of every concept.
@@ -94,12 +97,13 @@ def plan_waves(
         batch_size: rows of a batch.
         group_size: concepts of a group.
         max_slots: pool and batch places of a wave; a concept that needs more has a wave for itself.
+        dense_from: smallest pool that is scored densely.
     """
     n_pos = np.array([len(pool.positives) for pool in pools], np.int64)
     n_pool = np.array([len(pool.negatives) for pool in pools], np.int64)
     n_neg = np.minimum(negative_ratio * n_pos, n_pool)
     batches, blocks = -(-(n_pos + n_neg) // batch_size), -(-n_pool // BLOCK)
-    order = np.lexsort((identities, -batches))
+    order = np.lexsort((identities, -batches, n_pool < dense_from))
     slots = np.cumsum((batches * batch_size + blocks * BLOCK)[order])
     cuts = [0]
     for i in range(len(order)):
@@ -134,6 +138,7 @@ def plan_waves(
             pool=pool,
             block_concept=padded(np.repeat(np.arange(len(wave)), blocks[wave]), num_blocks, spare),
             group_steps=padded(batches[wave]).reshape(-1, group_size).max(axis=1),
+            num_dense=np.array(np.sum(n_pool[wave] >= dense_from), np.int32),
         )
 
     return [Wave(wave.astype(np.int32), lay_out(wave)) for wave in waves]

@@ -13,8 +13,10 @@ from vitprobe_jax.probes.layout import BLOCK, LANES, Layout
 from vitprobe_jax.probes.ordered import ordered_int
 from vitprobe_jax.probes.permutation import permute
 
-BLOCKS_AT_ONCE = 256
-"""Blocks whose scores are read at a time."""
+BLOCKS_READ = 256
+"""Blocks whose scores are read from a product at a time."""
+BLOCKS_FETCHED = 4
+"""Blocks whose rows are fetched at a time: 3 MB of 384 features, which stay in the cache of a CPU."""
 LOWEST = jnp.iinfo(jnp.int32).min
 """Below every score: places of a block without a row."""
 
@@ -24,8 +26,8 @@ def pool_scores(
 ) -> Int[Array, "blocks BLOCK"]:
     """The score w.z of every row of every pool, as ordered integers; `LOWEST` where there is no row.
 
-    All rows times all concepts in one matrix product, of which each concept's pool is read: a pool holds a good part of
-    the rows, and a product goes through them at full speed.
+    Dense, for the first `layout.num_dense` concepts: all rows times the templates in one matrix product, of which each
+    pool is read. Sparse, for the others, whose pools are a small part of the rows: the rows of the pools are fetched.
 
     Args:
         rows: of the table, raw.
@@ -33,32 +35,42 @@ def pool_scores(
         layout: the pools.
         score_together: concepts of one product, a divisor of C; N x as many scores are held.
     """
-    num_blocks = len(layout.block_concept)
-    at_once = min(BLOCKS_AT_ONCE, num_blocks)
-    keys = jnp.full((num_blocks, BLOCK), LOWEST)
+    w = w.astype(rows.dtype)
+    keys = jnp.full(layout.pool.shape, LOWEST)
 
-    def score_chunk(number, keys):
-        first = number * score_together
-        w_chunk = jax.lax.dynamic_slice_in_dim(w, first, score_together).astype(rows.dtype)
-        scores = jnp.einsum("cd,nd->cn", w_chunk, rows, preferred_element_type=jnp.float32)
+    def over_blocks(first, end, at_once, score, keys):
+        """Writes `score(concepts [n], row numbers [n, BLOCK])` of the blocks of concepts first..end-1."""
+        at_once = min(at_once, len(keys))
+        begin, stop = jnp.searchsorted(layout.block_concept, jnp.stack([first, end]))
 
-        def read(piece, keys):
-            # The last piece overlaps the one before it rather than run over the end.
-            start = jnp.minimum(begin + piece * at_once, num_blocks - at_once)
-            cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, at_once)  # noqa: E731
-            concept, block = cut(layout.block_concept), start + jnp.arange(at_once)
-            mine = (concept >= first) & (concept < first + score_together)
-            place = (block - layout.first_block[concept])[:, None] * BLOCK + jnp.arange(BLOCK)[None]
-            real = mine[:, None] & (place < layout.n_pool[concept][:, None])
-            read = ordered_int(scores[jnp.clip(concept - first, 0, score_together - 1)[:, None], cut(layout.pool)])
-            return jax.lax.dynamic_update_slice_in_dim(
-                keys, jnp.where(real, read, jnp.where(mine[:, None], LOWEST, cut(keys))), start, 0
+        def write(piece, keys):
+            # The last piece overlaps what is no concern of it rather than run over the end.
+            start = jnp.minimum(begin + piece * at_once, len(keys) - at_once)
+            concept, pool, old = (
+                jax.lax.dynamic_slice_in_dim(x, start, at_once) for x in (layout.block_concept, layout.pool, keys)
             )
+            number = start + jnp.arange(at_once) - layout.first_block[concept]
+            real = number[:, None] * BLOCK + jnp.arange(BLOCK)[None] < layout.n_pool[concept][:, None]
+            mine = (concept >= first) & (concept < end)
+            new = jnp.where(real, ordered_int(score(concept, pool)), LOWEST)
+            return jax.lax.dynamic_update_slice_in_dim(keys, jnp.where(mine[:, None], new, old), start, 0)
 
-        begin, end = jnp.searchsorted(layout.block_concept, jnp.array([first, first + score_together]))
-        return jax.lax.fori_loop(0, -(-(end - begin) // at_once), read, keys)
+        return jax.lax.fori_loop(0, -(-(stop - begin) // at_once), write, keys)
 
-    return jax.lax.fori_loop(0, len(w) // score_together, score_chunk, keys)
+    def score_dense(chunk, keys):
+        first = chunk * score_together
+        w_chunk = jax.lax.dynamic_slice_in_dim(w, first, score_together)
+        scores = jnp.einsum("cd,nd->cn", w_chunk, rows, preferred_element_type=jnp.float32)
+        read = lambda concept, pool: scores[jnp.clip(concept - first, 0, score_together - 1)[:, None], pool]  # noqa: E731
+        end = jnp.minimum(first + score_together, layout.num_dense)
+        return over_blocks(first, end, BLOCKS_READ, read, keys)
+
+    def score_sparse(concept, pool):
+        fetched = rows.at[pool].get(mode="promise_in_bounds")
+        return jnp.einsum("bnd,bd->bn", fetched, w[concept], preferred_element_type=jnp.float32)
+
+    keys = jax.lax.fori_loop(0, -(-layout.num_dense // score_together), score_dense, keys)
+    return over_blocks(layout.num_dense, jnp.int32(len(w)), BLOCKS_FETCHED, score_sparse, keys)
 
 
 def hardest(
