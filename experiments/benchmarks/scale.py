@@ -18,7 +18,7 @@ from experiments.benchmarks.extract_rivals import random_images
 from experiments.benchmarks.limits import fetch_limit, hyperplane_limit, matmul_limit
 from experiments.benchmarks.planted import STRENGTH
 from experiments.benchmarks.timing import Work, measure
-from vitprobe_jax.backbones.capture import capture, normalize
+from vitprobe_jax.backbones.capture import capture_pixels
 from vitprobe_jax.backbones.config import Preprocess, ViTConfig
 from vitprobe_jax.backbones.families import FAMILIES
 from vitprobe_jax.backbones.vit import ViT
@@ -230,6 +230,6 @@ def _forward(config: BenchConfig):
 
     @jax.jit
     def forward(params, images):
-        return capture(vit, params, normalize(images, Preprocess()), wanted, dtype=jnp.bfloat16)
+        return capture_pixels(vit, Preprocess(), params, images, wanted, dtype=jnp.bfloat16)
 
     return forward, params, images

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitprobe_jax.backbones.capture import capture, normalize
+from vitprobe_jax.backbones.capture import capture, capture_pixels, normalize
 from vitprobe_jax.backbones.config import Preprocess, ViTConfig
 from vitprobe_jax.backbones.vit import ViT
 from vitprobe_jax.errors import InputError
@@ -167,3 +167,16 @@ def test_normalize_is_the_families_formula():
     expected = (pixels.astype(np.float64) / 255 - preprocess.mean) / preprocess.std
     # Values up to 6, rounded to float32 three times.
     np.testing.assert_allclose(normalize(jnp.asarray(pixels), preprocess), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [3, 8, 11])
+def test_images_in_turns_give_the_same_tokens(params, count):
+    """Fewer than two turns, whole turns, and turns with a rest."""
+    side = CONFIG.grid[0] * CONFIG.patch_size
+    pixels = jnp.asarray(np.random.default_rng(4).integers(0, 256, (count, side, side, 3), np.uint8))
+    wanted = [(LAST, "x2"), (0, "attn")]
+    run = jax.jit(
+        lambda devices: capture_pixels(CONFIG, Preprocess(), params, pixels, wanted, devices=devices), static_argnums=0
+    )
+    for key, value in run(1).items():
+        np.testing.assert_allclose(value, run(2)[key], atol=REORDERED)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
@@ -10,6 +11,10 @@ from vitprobe_jax.backbones.config import Preprocess, ViTConfig
 from vitprobe_jax.backbones.vit import Block, ViT
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import INTERMEDIATES, Intermediate
+
+IMAGES_AT_ONCE = {"cpu": 4}
+"""Images that go through the blocks together, by platform; all elsewhere. On a CPU the activations of few stay in its
+cache: with 32 images at once, ViT-S/16 ran at 15.2 images/s instead of 18.9, ViT-B/16 at 4.0 instead of 5.2."""
 
 
 def normalize(images: UInt8[Array, "B height width 3"], preprocess: Preprocess) -> Float[Array, "B height width 3"]:
@@ -76,6 +81,43 @@ def capture(
         return x2_raw if name == "x2_raw" else model.apply({"params": params}, x2_raw, method=ViT.final_norm)
 
     return {(layer, name): take(layer, name) for layer, name in wanted}
+
+
+def capture_pixels(
+    config: ViTConfig,
+    preprocess: Preprocess,
+    params: Mapping,
+    images: UInt8[Array, "B height width 3"],
+    wanted: Sequence[tuple[int, str]],
+    *,
+    dtype=jnp.float32,
+    devices: int = 1,
+) -> dict[tuple[int, Intermediate], Float[Array, "B ..."]]:
+    """`capture` of RGB images in 0..255, a few at a time where that is faster (`IMAGES_AT_ONCE`).
+
+    Args:
+        config: as in `capture`.
+        preprocess: of the family.
+        params: as in `capture`.
+        images: pixels.
+        wanted: as in `capture`.
+        dtype: as in `capture`.
+        devices: that the images are spread over; each then has its share at once.
+    """
+
+    def run(part):
+        return capture(config, params, normalize(part, preprocess), wanted, dtype=dtype)
+
+    at_once = IMAGES_AT_ONCE.get(jax.default_backend())
+    turns = len(images) // at_once if at_once and devices == 1 else 0
+    if turns < 2:
+        return run(images)
+    in_turns, rest = jnp.split(images, [turns * at_once])
+    tokens = jax.lax.map(run, in_turns.reshape(turns, at_once, *images.shape[1:]))
+    tokens = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tokens)
+    if not len(rest):
+        return tokens
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), tokens, run(rest))
 
 
 def _is_kept(module: nn.Module, method: str) -> bool:

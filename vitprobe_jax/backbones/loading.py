@@ -15,7 +15,7 @@ import tensorstore as ts
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
-from vitprobe_jax.backbones.capture import capture, normalize
+from vitprobe_jax.backbones.capture import capture_pixels
 from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, ViTConfig
 from vitprobe_jax.backbones.mae_decoder import MAEDecoder
 from vitprobe_jax.backbones.untrained import UNTRAINED
@@ -49,7 +49,7 @@ class Backbone:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _tokens(spec: BackboneSpec, wanted, dtype: str, params, images):
-    return capture(spec.config, params, normalize(images, spec.preprocess), wanted, dtype=jnp.dtype(dtype))
+    return capture_pixels(spec.config, spec.preprocess, params, images, wanted, dtype=jnp.dtype(dtype))
 
 
 def load_backbone(name: str) -> Backbone:

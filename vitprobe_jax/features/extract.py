@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from vitprobe_jax.backbones.capture import capture, normalize
+from vitprobe_jax.backbones.capture import capture_pixels
 from vitprobe_jax.backbones.config import ViTConfig
 from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.data.dataset import ImageSplit
@@ -78,7 +78,7 @@ def extract(
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def forward(params, images):
-        tokens = capture(config, params, normalize(images, preprocess), cells, dtype=jnp.dtype(dtype))
+        tokens = capture_pixels(config, preprocess, params, images, cells, dtype=jnp.dtype(dtype), devices=mesh.size)
         rows = [select_rows(tokens[cell], config, task) for cell in cells]
         finite = [jnp.all(jnp.isfinite(row), axis=(1, 2)) for row in rows]
         return rows, jnp.stack(finite)
