@@ -132,13 +132,12 @@ def fit_hyperplanes(
     if not pools:
         return Hyperplanes(jnp.zeros((0, rows.shape[1])), jnp.zeros(0), jnp.zeros(0))
     waves, score_together = plan(pools, identities, len(rows), config=config, memory_mb=memory_mb)
-    fitted = [
-        jax.tree.map(
-            lambda leaf, wave=wave: leaf[: len(wave.concepts)],
-            _fit_wave(key, rows, wave.layout, norm, config=config, score_together=score_together),
-        )
-        for wave in waves
-    ]
+    fitted = []
+    for concepts, layout in waves:
+        wave = _fit_wave(key, rows, layout, norm, config=config, score_together=score_together)
+        # The next wave's rows must not come into memory beside this one's.
+        wave = jax.block_until_ready(wave) if len(waves) > 1 else wave
+        fitted.append(jax.tree.map(lambda leaf, count=len(concepts): leaf[:count], wave))
     order = np.argsort(np.concatenate([wave.concepts for wave in waves]))
     return Hyperplanes(*(jnp.concatenate(leaves)[order] for leaves in zip(*fitted, strict=True)))
 
