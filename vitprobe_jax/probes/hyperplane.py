@@ -137,7 +137,7 @@ def fit_hyperplanes(
         wave = _fit_wave(key, rows, layout, norm, config=config, score_together=score_together)
         # The next wave's rows must not come into memory beside this one's.
         wave = jax.block_until_ready(wave) if len(waves) > 1 else wave
-        fitted.append(jax.tree.map(lambda leaf, count=len(concepts): leaf[:count], wave))
+        fitted.append([leaf[: len(concepts)] for leaf in wave])
     order = np.argsort(np.concatenate([wave.concepts for wave in waves]))
     return Hyperplanes(*(jnp.concatenate(leaves)[order] for leaves in zip(*fitted, strict=True)))
 
