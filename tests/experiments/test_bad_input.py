@@ -74,6 +74,7 @@ def fails(capsys, monkeypatch, tmp_path):
         ("learning_rate", "nan", "--learning_rate"),
         ("l2", "-0.1", "--l2"),
         ("probe_batch", "0", "--probe_batch"),
+        ("probe_memory", "0", "--probe_memory"),
         ("rounds", "0", "--rounds"),
         ("backbones", "no_such_model", "--backbones|no_such_model|untrained_dino_tiny"),
         ("backbones", "untrained_dino_tiny,untrained_dino_tiny", "--backbones|twice"),

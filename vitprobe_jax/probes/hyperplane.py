@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.probes.feature_norm import Affine
@@ -190,8 +190,11 @@ def _fit_wave(key, rows, layout: Layout, norm: Affine, *, config: HyperplaneConf
 
     def one_round(carry, round_number):
         params, state, members, loss = carry
-        members = _if(round_number == 0, lambda m: drawn(words(round_number, 0), m, layout), members)
-        members = _if(round_number > 0, lambda m: mined(params, m), members)
+        members = jax.lax.cond(
+            round_number == 0,
+            lambda: drawn(words(round_number, 0), members, layout),
+            lambda: mined(params, members),
+        )
         if config.optimizer == "lbfgs":
             state = jax.vmap(optimizer.init)(params)
 
@@ -218,11 +221,6 @@ def make_optimizer(config: HyperplaneConfig) -> optax.GradientTransformationExtr
     if config.optimizer == "lbfgs":
         return optax.lbfgs()
     return optax.with_extra_args_support({"adam": optax.adam, "sgd": optax.sgd}[config.optimizer](config.learning_rate))
-
-
-def _if(condition: Bool[Array, ""], change, value):
-    """`change(value)` on a condition. A loop of one turn or none: XLA runs the insides of a `cond` on one CPU thread."""
-    return jax.lax.fori_loop(0, condition.astype(jnp.int32), lambda _, v: change(v), value)
 
 
 def shuffle(words, members: Int[Array, "batches batch"], layout: Layout) -> Int[Array, "batches batch"]:
