@@ -1,6 +1,11 @@
-"""How every command of the project starts and ends: flag files, one-line errors, exit codes."""
+"""How every command of the project starts and ends: flag files, one-line errors, exit codes, Ctrl-C."""
 
+import multiprocessing
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -9,16 +14,28 @@ from absl import app, flags, logging
 
 from vitprobe_jax.errors import InputError
 
+INTERRUPTED = "interrupted; what was finished is kept"
+GRACE_SECONDS = 1.0
+"""For the main thread to end by itself after Ctrl-C, before it is ended."""
 
-def run(main: Callable[[Sequence[str]], None], *, flagfile_package: str | None = None) -> None:
+
+class StopError(RuntimeError):
+    """The run has to end, by no fault of its input. The message is one line for the user; exit code 1."""
+
+
+def run(
+    main: Callable[[Sequence[str]], None], *, flagfile_package: str | None = None, interrupted: str = INTERRUPTED
+) -> None:
     """Parses the flags and calls `main(argv)`; never returns.
 
     Bad input (a flag that absl refuses, or an `InputError` from anywhere below) ends in one line on stderr and exit code
-    2; Ctrl-C in one line and 130. Other exceptions are bugs and keep their traceback.
+    2, a `StopError` in one line and 1, Ctrl-C and SIGTERM in one line and 130 or 143, at once, whatever is being computed.
+    Other exceptions are bugs and keep their traceback.
 
     Args:
         main: what to run, given the positional arguments (argv[0] is the program).
         flagfile_package: a package with `*.flags` files; a bare `--flagfile=NAME` that is no file here is looked up there.
+        interrupted: what is said after Ctrl-C or SIGTERM: how to go on.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -32,19 +49,57 @@ def run(main: Callable[[Sequence[str]], None], *, flagfile_package: str | None =
         return positional
 
     def guarded(argv: Sequence[str]) -> None:
+        _end_on_signals(interrupted)
         try:
             main(argv)
         except InputError as error:
             _fail(str(error))
-        except KeyboardInterrupt:
-            _fail("interrupted; what was finished is kept", code=130)
+        except KeyboardInterrupt as stop:
+            _end(f"error: {interrupted}", 128 + (stop.args or (signal.SIGINT,))[0])
+        except StopError as error:
+            # Not by sys.exit: on the way out JAX would wait for processes that are gone.
+            _end(f"error: {error}", 1)
 
     app.run(guarded, flags_parser=parse)
 
 
-def _fail(message: str, code: int = 2):
+def _end_on_signals(message: str) -> None:
+    """Ends the process within a moment of SIGINT or SIGTERM.
+
+    Python runs its handlers between two instructions of the main thread, and a compiled fit may be one that takes minutes.
+    The number of the signal is written to a pipe at once, though, and a thread waits there. It leaves the main thread a
+    while to take its temporary files away; what it has written besides is whole at any moment.
+    """
+
+    def interrupt(number: int, _) -> None:
+        raise KeyboardInterrupt(number)
+
+    def wait() -> None:
+        while (number := os.read(read, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        time.sleep(GRACE_SECONDS)
+        _end(f"error: {message}", 128 + number)
+
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _end(message: str, code: int) -> None:
+    """Ends the process here and now, its worker processes too."""
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(code)
+
+
+def _fail(message: str):
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(code)
+    sys.exit(2)
 
 
 def _resolve_flagfiles(argv: list[str], package: str | None) -> list[str]:

@@ -5,16 +5,17 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from etils import epath
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
+from vitprobe_jax.atomic import is_remote, kvstore
 from vitprobe_jax.backbones.capture import capture_pixels
 from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, ViTConfig
 from vitprobe_jax.backbones.mae_decoder import MAEDecoder
@@ -53,7 +54,7 @@ def _tokens(spec: BackboneSpec, wanted, dtype: str, params, images):
 
 
 def load_backbone(name: str) -> Backbone:
-    """A converted backbone from its folder, or a bundled one by its name.
+    """A converted backbone from its folder, on disk or in a bucket, or a bundled one by its name.
 
     Raises:
         InputError: neither a folder nor a bundled name; a folder that is not whole.
@@ -63,7 +64,7 @@ def load_backbone(name: str) -> Backbone:
         params = make_params()
         digest = params_digest(params)
         return Backbone(dataclasses.replace(spec, sha256=digest, params_sha256=digest), params)
-    folder = Path(name)
+    folder = epath.Path(name).expanduser()
     if not folder.is_dir():
         raise InputError(
             f"--backbones: {name!r} is neither a converted folder nor a bundled name ({', '.join(UNTRAINED)}); "
@@ -74,7 +75,7 @@ def load_backbone(name: str) -> Backbone:
     return Backbone(spec, _restore(folder / "params", spec.params_sha256, ViT(spec.config), jnp.zeros((1, *size, 3))))
 
 
-def load_decoder(folder: Path) -> tuple[DecoderConfig, Mapping]:
+def load_decoder(folder: epath.PathLike) -> tuple[DecoderConfig, Mapping]:
     """MAE's decoder of a converted folder: its config and parameters.
 
     Raises:
@@ -86,7 +87,7 @@ def load_decoder(folder: Path) -> tuple[DecoderConfig, Mapping]:
     module = make_decoder(spec.config, spec.decoder)
     patches = jnp.zeros((1, module.num_patches), jnp.int32)
     encoded = jnp.zeros((1, 1 + module.num_patches, spec.config.width))
-    return spec.decoder, _restore(folder / "decoder", spec.decoder_sha256, module, encoded, patches)
+    return spec.decoder, _restore(epath.Path(folder) / "decoder", spec.decoder_sha256, module, encoded, patches)
 
 
 def make_decoder(config: ViTConfig, decoder: DecoderConfig) -> MAEDecoder:
@@ -94,13 +95,13 @@ def make_decoder(config: ViTConfig, decoder: DecoderConfig) -> MAEDecoder:
     return MAEDecoder(decoder, config.grid[0] * config.grid[1], config.patch_size**2 * 3)
 
 
-def read_spec(folder: Path) -> BackboneSpec:
+def read_spec(folder: epath.PathLike) -> BackboneSpec:
     """The record of a converted folder.
 
     Raises:
         InputError: `backbone.json` is missing or damaged.
     """
-    path = folder / "backbone.json"
+    path = epath.Path(folder) / "backbone.json"
     try:
         return BackboneSpec.from_json(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
@@ -116,13 +117,13 @@ def params_digest(params: Mapping) -> str:
     return digest.hexdigest()
 
 
-def _restore(path: Path, digest: str, module: nn.Module, *example: Array) -> Mapping:
+def _restore(path: epath.Path, digest: str, module: nn.Module, *example: Array) -> Mapping:
     variables = jax.eval_shape(module.init, jax.random.key(0), *example)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), variables["params"]
     )
-    path = path.resolve()
+    path = path if is_remote(path) else path.resolve()
     try:
         _read_in_turn(path)
         with ocp.StandardCheckpointer() as checkpointer:
@@ -151,12 +152,12 @@ def _shapes(tree: Mapping) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _read_in_turn(path: Path) -> None:
+def _read_in_turn(path: epath.Path) -> None:
     """Raises for the first part of a checkpoint that is cut short or missing.
 
     Orbax reads all parts at once, and a damaged folder would print a traceback for every one of them.
     """
-    store = ts.KvStore.open({"driver": "ocdbt", "base": path.as_uri()}).result()
+    store = ts.KvStore.open({"driver": "ocdbt", "base": kvstore(path)}).result()
     keys = store.list().result()
     if not keys:
         raise FileNotFoundError("there are none")

@@ -1,13 +1,13 @@
 """The results table: its columns, and how it is written and read."""
 
 import math
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from etils import epath
 
+from vitprobe_jax.atomic import write_whole
 from vitprobe_jax.errors import InputError
 
 METRICS = ("accuracy", "precision", "recall", "f1")
@@ -65,21 +65,23 @@ def _check_numbers(row: Mapping) -> None:
             raise ValueError(f"{where}: {metric} is {row[metric]}")
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Writes whole or not at all: a half-written file never stands under `path`."""
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial)
-    os.replace(partial, path)
+def write_table(table: pa.Table, path: epath.PathLike) -> None:
+    """Writes whole or not at all; the same rows give the same bytes."""
+    content = pa.BufferOutputStream()
+    # In one piece: how the rows came together must not show in the file.
+    pq.write_table(table.combine_chunks(), content)
+    write_whole(path, content.getvalue().to_pybytes())
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: epath.PathLike) -> pa.Table:
     """Reads a results file.
 
     Raises:
         InputError: no such file, not a parquet file, or other columns than `SCHEMA`.
     """
     try:
-        table = pq.read_table(path)
+        with epath.Path(path).open("rb") as file:
+            table = pq.read_table(file)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no results here; run a sweep with this --out first") from error
     except (pa.ArrowException, OSError) as error:

@@ -2,16 +2,16 @@
 
 import dataclasses
 import json
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jaxtyping import Array, Bool, Float, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from vitprobe_jax.atomic import write_whole
 from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.extract import select_rows
@@ -85,23 +85,21 @@ class Templates:
         return found.reshape(len(images), *grid, -1)
 
 
-def template_path(folder: Path, layer: int, token: Token, rule: Rule) -> Path:
+def template_path(folder: epath.Path, layer: int, token: Token, rule: Rule) -> epath.Path:
     """Where the templates of one cell stand in a backbone's folder."""
     return folder / f"{layer}_{token}_{rule}.safetensors"
 
 
-def save_templates(path: Path, templates: Templates) -> None:
+def save_templates(path: epath.PathLike, templates: Templates) -> None:
     """Writes whole or not at all; `concepts` [K] holds the label numbers, the header everything else."""
     record = dataclasses.asdict(templates)
     del record["arrays"]
     numbers = np.array([concept.number for concept in templates.concepts], np.int32)
-    partial = path.with_name(path.name + ".partial")
     arrays = {name: np.ascontiguousarray(array) for name, array in templates.arrays.items()}
-    save_file({**arrays, "concepts": numbers}, partial, metadata={"templates": json.dumps(record)})
-    os.replace(partial, path)
+    write_whole(path, save({**arrays, "concepts": numbers}, metadata={"templates": json.dumps(record)}))
 
 
-def load_templates(path: str | Path) -> Templates:
+def load_templates(path: epath.PathLike) -> Templates:
     """Reads what `save_templates` wrote.
 
     Raises:

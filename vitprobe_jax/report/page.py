@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
+from etils import epath
 from matplotlib.figure import Figure
 
+from vitprobe_jax.atomic import write_whole
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.results import METRICS, read_table
 from vitprobe_jax.report import figures, tables
@@ -51,23 +51,22 @@ class RuleSection:
     category_shots: int | None
 
 
-def write_report(out: Path) -> Path:
+def write_report(out: epath.PathLike) -> epath.Path:
     """Writes `report/index.html` into a results folder, whole or not at all, and returns its path.
 
     Raises:
         InputError: the folder, its results, `config.json` or `run.json` is missing or unreadable, or it is not writable.
     """
+    out = epath.Path(out)
     if not out.is_dir():
         raise InputError(f"{out}: no such folder; give the --out of a finished run")
     table = read_table(out / "results.parquet")
     config = _read_json(out / "config.json", mend="run the sweep into another --out")
     html = render_page(table, config, _read_run(out / "run.json"))
     path = out / "report" / "index.html"
-    partial = path.with_name("index.html.partial")
     try:
         path.parent.mkdir(exist_ok=True)
-        partial.write_text(html, encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, html.encode())
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); free the place or its permissions") from error
     return path
@@ -181,7 +180,7 @@ def _extremes(rows: Sequence[Summary], metric: str) -> str:
     return f"from {place(ranked[0])} to {place(ranked[-1])}."
 
 
-def _read_run(path: Path) -> dict:
+def _read_run(path: epath.Path) -> dict:
     mend = "run the sweep again with --resume"
     run = _read_json(path, mend=mend)
     stages, notes = run.get("stages"), run.get("notes")
@@ -202,7 +201,7 @@ def _is_stage(stage: dict) -> bool:
     return all(isinstance(stage.get(name), kind) for name, kind in kinds.items())
 
 
-def _read_json(path: Path, *, mend: str) -> dict:
+def _read_json(path: epath.Path, *, mend: str) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
