@@ -1,6 +1,10 @@
+import functools
+
 import pytest
 
 from tests.data.broden_tree import write_image, write_mask, write_tables
+from tests.data.imagenet_tree import write_folder
+from vitprobe_jax import data
 from vitprobe_jax.data import open_dataset
 from vitprobe_jax.errors import InputError
 
@@ -23,6 +27,15 @@ def test_folders_are_called_by_their_last_name(broden, tmp_path, monkeypatch):
     assert open_dataset(f"imagefolder:{tmp_path}/zoo", seed=0).name == "imagefolder:zoo"
 
 
+def test_imagenet200_is_drawn_by_the_seed_and_called_by_its_folder(tmp_path, monkeypatch):
+    write_folder(tmp_path / "ilsvrc/train", 3)
+    few = functools.partial(data.open_imagenet200, train_per_class=1, val_per_class=1)
+    monkeypatch.setattr(data, "open_imagenet200", few)
+    first, again, other = (open_dataset(f"imagenet200:{tmp_path}/ilsvrc", seed=seed) for seed in (0, 0, 1))
+    assert first.name == "imagenet200:ilsvrc"
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
 def test_shapes_need_no_file():
     dataset = open_dataset("shapes:8", seed=1)
     assert dataset.name == "shapes:8"
@@ -32,16 +45,23 @@ def test_shapes_need_no_file():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("", "no known kind; give one of broden:DIR, imagefolder:DIR, shapes:N"),
+        (
+            "",
+            r"no known kind; give one of broden:DIR, imagefolder:DIR, imagenet200:DIR, shapes:N, tfds:NAME\[@DATA_DIR\]",
+        ),
         ("imagenet:/data", "no known kind"),
         ("/data/broden", "no known kind"),
         ("broden", "lacks what to open; give broden:DIR"),
         ("imagefolder:", "lacks what to open; give imagefolder:DIR"),
         ("shapes:", "lacks what to open; give shapes:N"),
+        ("imagenet200:", "lacks what to open; give imagenet200:DIR"),
+        ("tfds", r"lacks what to open; give tfds:NAME\[@DATA_DIR\]"),
         ("shapes:many", "whole number"),
         ("shapes:0", "whole number"),
         ("shapes:-3", "whole number"),
         ("broden:/nowhere/at/all", "not a folder"),
+        ("imagenet200:/nowhere/at/all", "not a folder"),
+        ("tfds:broden@/nowhere/at/all", "no tfds data set broden is prepared in /nowhere/at/all"),
     ],
 )
 def test_what_cannot_be_opened_is_one_line_that_names_the_flag(spec, message):

@@ -6,18 +6,19 @@ from collections.abc import Callable
 from vitprobe_jax.data.broden import open_broden
 from vitprobe_jax.data.dataset import Dataset
 from vitprobe_jax.data.imagefolder import open_imagefolder
+from vitprobe_jax.data.imagenet200 import open_imagenet200
 from vitprobe_jax.errors import InputError
 
 
 def open_dataset(spec: str, *, seed: int) -> Dataset:
     """Opens what `--dataset` names: `KIND:ARGUMENT`.
 
-    `broden:DIR`, `imagefolder:DIR` and `shapes:N`. Results call a folder by its last name alone, so that moving the data
-    changes no table.
+    `broden:DIR`, `imagefolder:DIR`, `imagenet200:DIR`, `shapes:N` and `tfds:NAME[@DATA_DIR]`. Results call a folder by its
+    last name alone, and a data set of tfds by its name and version, so that moving the data changes no table.
 
     Args:
         spec: as given to `--dataset`.
-        seed: of procedural data sets.
+        seed: of procedural data sets, and of the images that imagenet200 draws. One that tfds has prepared was drawn then.
 
     Raises:
         InputError: the kind is unknown, its argument is missing or unfit, or a split has no images.
@@ -38,6 +39,13 @@ def _folder_name(folder: str) -> str:
     return os.path.basename(os.path.abspath(os.path.expanduser(folder)))
 
 
+def _open_tfds(argument: str, seed: int) -> Dataset:
+    # Here, so that only those who ask for tfds wait for its import.
+    from vitprobe_jax.data.tfds_dataset import open_tfds
+
+    return open_tfds(argument)
+
+
 def _open_shapes(argument: str, seed: int) -> Dataset:
     if not argument.isdecimal() or int(argument) == 0:
         raise InputError(f"--dataset: shapes:{argument} asks for no number of images; give a whole number, shapes:64")
@@ -50,6 +58,14 @@ def _open_shapes(argument: str, seed: int) -> Dataset:
 _KINDS: dict[str, Callable[[str, int], Dataset]] = {
     "broden": lambda folder, seed: open_broden(folder, f"broden:{_folder_name(folder)}"),
     "imagefolder": lambda folder, seed: open_imagefolder(folder, f"imagefolder:{_folder_name(folder)}"),
+    "imagenet200": lambda folder, seed: open_imagenet200(folder, f"imagenet200:{_folder_name(folder)}", seed=seed),
     "shapes": _open_shapes,
+    "tfds": _open_tfds,
 }
-_USAGE = {"broden": "broden:DIR", "imagefolder": "imagefolder:DIR", "shapes": "shapes:N"}
+_USAGE = {
+    "broden": "broden:DIR",
+    "imagefolder": "imagefolder:DIR",
+    "imagenet200": "imagenet200:DIR",
+    "shapes": "shapes:N",
+    "tfds": "tfds:NAME[@DATA_DIR]",
+}
