@@ -1,5 +1,6 @@
 import csv
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.benchmarks.labels import BRODEN_ROWS, draw_broden
 from tests.data.broden_tree import LABELS, write_image, write_mask, write_tables
 from vitprobe_jax.data.broden import open_broden
 from vitprobe_jax.errors import InputError
@@ -183,6 +185,56 @@ def test_fingerprint_follows_the_tables(folder):
     assert open_broden(folder, "x").fingerprint != before
 
 
+@pytest.mark.parametrize("name", ["ade/a.jpg", "ade/b.jpg", "ade/a_object.png", "ade/a_part_2.png"])
+def test_fingerprint_follows_every_named_file(folder, name):
+    before = open_broden(folder, "x").fingerprint
+    with open(folder / "images" / name, "ab") as file:
+        file.write(b"\0")
+    assert open_broden(folder, "x").fingerprint != before
+
+
+def test_fingerprint_follows_neither_the_place_nor_other_files(folder, tmp_path_factory):
+    before = open_broden(folder, "x").fingerprint
+    moved = tmp_path_factory.mktemp("elsewhere") / "broden"
+    shutil.copytree(folder, moved)
+    (moved / "images/ade/unnamed.png").touch()
+    (moved / "README.txt").write_text("mine")
+    assert open_broden(moved, "x").fingerprint == before
+
+
+def test_fingerprint_tells_apart_sizes_that_changed_places(folder):
+    """The sizes go with the names: two files that swap theirs are another data set."""
+    one, other = folder / "images/ade/a.jpg", folder / "images/ade/b.jpg"
+    one.write_bytes(b"1")
+    other.write_bytes(b"22")
+    before = open_broden(folder, "x").fingerprint
+    one.write_bytes(b"22")
+    other.write_bytes(b"1")
+    assert open_broden(folder, "x").fingerprint != before
+
+
+def test_a_folder_in_a_file_s_place_is_absent(folder):
+    (folder / "images/ade/a_part_2.png").unlink()
+    (folder / "images/ade/a_part_2.png").mkdir()
+    with pytest.raises(InputError, match=r"1 of its 5 files .* the first is ade/a_part_2.png"):
+        open_broden(folder, "x")
+
+
+def test_what_is_not_selected_is_not_read(folder):
+    """An unreadable part ends a run that probes parts, and no other."""
+    dataset = open_broden(folder, "x")
+    (folder / "images/ade/a_part_1.png").write_bytes(b"no mask")
+    with pytest.raises(InputError, match=r"a_part_1.png: cannot be decoded"):
+        dataset.select(("object", "part")).splits["train"].annotation(0)
+    annotation = dataset.select(("object", "texture")).splits["train"].annotation(0)
+    assert [category for category, _ in annotation.masks] == ["object"]
+    assert annotation.labels == (("texture", 290), ("texture", 372))
+    assert annotation.image_size == (8, 8)
+    # Selecting leaves the data set as it was.
+    with pytest.raises(InputError, match=r"a_part_1.png: cannot be decoded"):
+        dataset.splits["train"].annotation(0)
+
+
 def test_splits_survive_pickling(folder):
     split = open_broden(folder, "x").splits["train"]
     copy = pickle.loads(pickle.dumps(split))
@@ -228,33 +280,40 @@ def test_camvid_agrees_with_its_own_statistics(shared_data):
     assert {concept.number: count for concept, count in counts.items()} == stated
 
 
+def test_the_folder_that_the_bench_draws_has_all_that_broden_has(tmp_path):
+    draw_broden(tmp_path / "broden", 60, 700, seed=0)
+    dataset = open_broden(tmp_path / "broden", "broden:drawn")
+    annotations = [split.annotation(i) for split in dataset.splits.values() for i in range(len(split))]
+    assert len(annotations) == 60
+    assert {len(split) for split in dataset.splits.values()} == {50, 10}
+    kinds = [[category for category, _ in annotation.masks] for annotation in annotations]
+    assert max(kind.count("part") for kind in kinds) == 3
+    assert {category for kind in kinds for category in kind} == {"color", "object", "part", "material"}
+    assert {mask.shape for annotation in annotations for _, mask in annotation.masks} == {(112, 112)}
+    assert max(mask.max() for annotation in annotations for _, mask in annotation.masks) > 255
+    labels = [[category for category, _ in annotation.labels] for annotation in annotations]
+    assert {tuple(kind) for kind in labels} == {(), ("scene",), ("texture", "texture")}
+    assert {dataset.splits["val"].image(i).size for i in range(10)} == {(224, 224)}
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
-def test_the_whole_of_broden_opens_in_little_memory(tmp_path):
-    """An index of Broden's 63,305 rows adds less than 300 MB to what the imports take, in a process of its own."""
-    images = tmp_path / "images" / "ade20k"
-    images.mkdir(parents=True)
-    names = [f"ADE_train_{i:08d}" for i in range(2000)]
-    # The rows take turns among 2,000 images, which spares the test from making 200,000 files.
-    for name in names:
-        for ending in (".jpg", "_color.png", "_object.png", "_part_1.png", "_part_2.png"):
-            (images / (name + ending)).touch()
-    rows = [
-        f"ade20k/{n}.jpg,{'val' if i % 3 else 'train'},224,224,112,112,ade20k/{n}_color.png,ade20k/{n}_object.png,"
-        f"ade20k/{n}_part_1.png;ade20k/{n}_part_2.png,,83,290;372"
-        for i, n in ((i, names[i % len(names)]) for i in range(63_305))
-    ]
-    write_tables(tmp_path, rows)
+def test_the_whole_of_broden_opens_quickly_in_little_memory(tmp_path):
+    """63,305 rows and some 250,000 files: less than 3 s, and less than 300 MB beyond the imports, in a fresh process."""
+    draw_broden(tmp_path / "broden", BRODEN_ROWS, 1200, seed=0, empty=True)
     # Not ru_maxrss: a process takes that over from the one that started it.
     script = (
-        "import re, sys\n"
+        "import re, sys, time\n"
         "from vitprobe_jax.data.broden import open_broden\n"
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
-        "before = peak()\n"
+        "before, start = peak(), time.process_time()\n"
         "dataset = open_broden(sys.argv[1], 'broden:big')\n"
-        "print(peak() - before, sum(map(len, dataset.splits.values())))\n"
+        "print(time.process_time() - start, peak() - before, sum(map(len, dataset.splits.values())))\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    added, count = map(int, output.split())
-    assert count == 63_305
-    assert added * 1024 < 300e6
+    command = [sys.executable, "-c", script, str(tmp_path / "broden")]
+    # Processor time, the best of three: other work on the machine says nothing of this code. The bench states the rest.
+    runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() for _ in range(3)]
+    seconds, added, count = zip(*runs, strict=True)
+    assert set(count) == {str(BRODEN_ROWS)}
+    assert max(map(int, added)) * 1024 < 300e6
+    assert min(map(float, seconds)) < 3

@@ -1,4 +1,5 @@
 import dataclasses
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from tests.data.broden_tree import write_image, write_mask, write_tables
 from vitprobe_jax.data.broden import open_broden
 from vitprobe_jax.data.dataset import Annotation
-from vitprobe_jax.data.labels import build_labels, patch_labels
+from vitprobe_jax.data.labels import build_labels, patch_labels, slot_dtype
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import Concept
@@ -133,7 +134,7 @@ def test_table_holds_what_a_plain_loop_finds(images, task, kept):
                     row.add((category, label))
         expected.append([row & known for row in rows])
     assert carried(table) == expected
-    assert table.slots.dtype == np.int32
+    assert table.slots.dtype == np.int16
     assert table.slots.shape[:2] == (len(images), 4 if task == "segmentation" else 1)
     # No narrower table would do: each category has the slots of its fullest row, and they stand together.
     for i, category in enumerate(table.categories):
@@ -171,6 +172,84 @@ def test_every_oddity_by_hand(tmp_path):
         dataset.splits["train"], dataset.concepts, transform=WHOLE, patch_size=4, task="classification"
     )
     assert carried(whole) == [[{("object", 7), ("object", 12), ("part", 300), ("part", 7)} | image_level]]
+
+
+def test_broden_at_its_true_sizes_by_hand(tmp_path):
+    """224 px, masks of 112 px, patches of 16 px = 8 mask pixels; borders of regions run through patches."""
+    write_image(tmp_path / "images/a.jpg", 224, 224)
+    row, column = np.mgrid[:112, :112]
+    # Column 2 of the grid is mask columns 16 to 23: 5 of 7, then 3 of 12.
+    write_mask(tmp_path / "images/object.png", np.where(column < 21, 7, 12))
+    # Row 0 of the grid is half 300, half none: a tie, which none wins. Row 13 is all 300.
+    write_mask(tmp_path / "images/part_1.png", np.where((row < 4) | (row >= 104), 300, 0))
+    # Row 0: 5 of 8 are 7. Row 13: all 7 again, beside the 300 of the first mask.
+    write_mask(tmp_path / "images/part_2.png", np.where((row < 5) | (row >= 104), 7, 0))
+    write_tables(tmp_path, ["a.jpg,train,224,224,112,112,,object.png,part_1.png;part_2.png,,0,290;372"])
+    dataset = open_broden(tmp_path, "broden:tiny").select(())
+    table = build_labels(
+        dataset.splits["train"],
+        dataset.concepts,
+        transform=Transform((224, 224), "none"),
+        patch_size=16,
+        task="segmentation",
+    )
+    parts = {0: {("part", 7)}, 13: {("part", 7), ("part", 300)}}
+    expected = [
+        {("object", 7 if x <= 2 else 12), ("texture", 290), ("texture", 372)} | parts.get(y, set())
+        for y in range(14)
+        for x in range(14)
+    ]
+    assert carried(table) == [expected]
+    # One slot for the object, two for the parts and the textures, none for a scene of 0.
+    assert [table.categories[c] for c in table.slot_category] == ["object", "part", "part", "texture", "texture"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
+        lambda shape: hnp.arrays(np.int32, shape, elements=st.sampled_from([0, 1, 2, 300]))
+    ),
+    st.sampled_from([1, 2, 3, 4, 6, 12]),
+    st.sampled_from(["none", "family"]),
+    st.sampled_from(["majority", "nearest"]),
+)
+def test_masks_of_any_size_are_voted_on_as_the_image_shows_them(mask, patch, crop, rule):
+    """Also where a mask is only enlarged, and its own pixels are counted instead."""
+    transform = Transform((12, 24), crop)
+    split = Annotations((Annotation((("object", mask),), image_size=(24, 48)),))
+    objects = CONCEPTS[:3]
+    table = build_labels(split, objects, transform=transform, patch_size=patch, task="segmentation", patch_label=rule)
+    shown = transform.mask(mask, (24, 48))
+    labels = majority_by_loop(shown, patch) if rule == "majority" else shown[patch // 2 :: patch, patch // 2 :: patch]
+    assert carried(table) == [[{("object", int(n))} - {("object", 0)} for n in np.ravel(labels)]]
+
+
+def test_slots_are_as_small_as_the_concepts_allow():
+    for num_concepts in (1, 1200, 32_766, 32_767, 100_000):
+        dtype = slot_dtype(num_concepts)
+        # The last concept's slot and one beyond it, as far as tables by slot reach.
+        assert num_concepts + 1 <= np.iinfo(dtype).max
+        assert (dtype == np.int16) == (num_concepts < 32_767)
+    far = tuple(Concept(n, str(n), "object") for n in range(1, 40_001))
+    split = Annotations((Annotation(labels=(("object", 40_000),)),))
+    table = build_labels(split, far, transform=WHOLE, patch_size=4, task="classification")
+    assert table.slots.tolist() == [[[40_000]]]
+
+
+def test_building_takes_twice_the_table_at_most():
+    """Measured by tracemalloc, which NumPy reports its arrays to."""
+    masks = tuple(np.random.default_rng(i).integers(1, 3, (14, 14)).astype(np.int32) for i in range(4))
+    annotation = Annotation(tuple(("object" if i % 2 else "part", mask) for i, mask in enumerate(masks)))
+    split = Annotations((annotation,) * 3000)
+    concepts = tuple(Concept(n, str(n), category) for category in ("object", "part") for n in (1, 2))
+    tracemalloc.start()
+    try:
+        table = build_labels(split, concepts, transform=Transform((14, 14), "none"), patch_size=1, task="segmentation")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert table.slots.shape == (3000, 196, 4)
+    assert peak < 2.2 * table.slots.nbytes
 
 
 def test_classification_sees_only_what_the_crop_keeps():

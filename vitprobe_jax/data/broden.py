@@ -16,6 +16,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +25,10 @@ from jaxtyping import Int
 from PIL import Image
 
 from vitprobe_jax.data.dataset import Annotation, Dataset
+from vitprobe_jax.data.encoded import mask_labels
 from vitprobe_jax.data.files import existing_folder, read_image
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.types import SPLITS, Concept
+from vitprobe_jax.types import SPLITS, Concept, Split
 
 CATEGORIES = ("color", "object", "part", "material", "scene", "texture")
 _SIZES = ("ih", "iw", "sh", "sw")
@@ -50,11 +52,13 @@ class BrodenSplit:
         folder: what the names in the rows are relative to.
         rows: in the order of index.csv.
         known: the label numbers of each category.
+        categories: those whose annotations are read.
     """
 
     folder: Path
     rows: tuple[Row, ...]
     known: dict[str, frozenset[int]]
+    categories: tuple[str, ...] = CATEGORIES
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,21 +80,30 @@ class BrodenSplit:
 
     def annotation(self, index: int) -> Annotation:
         row = self.rows[index]
-        masks = tuple((category, self._mask(name, category, row.mask_size)) for category, name in row.masks)
-        return Annotation(masks=masks, labels=row.labels, image_size=row.image_size)
+        masks = tuple(
+            (category, self._mask(name, category, row.mask_size))
+            for category, name in row.masks
+            if category in self.categories
+        )
+        labels = tuple(label for label in row.labels if label[0] in self.categories)
+        return Annotation(masks=masks, labels=labels, image_size=row.image_size)
+
+    def select(self, categories: tuple[str, ...]) -> "BrodenSplit":
+        """The same images, annotated in these categories only; every image has a mask of color, which few ask for."""
+        return dataclasses.replace(self, categories=categories)
 
     def _mask(self, name: str, category: str, size: tuple[int, int]) -> Int[np.ndarray, "sh sw"]:
         path = self.folder / name
         image = read_image(path)
         if image.mode not in ("RGB", "RGBA", "P"):
             raise InputError(f"{path}: a mask is an RGB PNG (label = R + 256 G), this one is {image.mode}; convert it")
-        rgb = np.asarray(image.convert("RGB"))
+        rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         if rgb.shape[:2] != size:
             raise InputError(
                 f"{path}: is {rgb.shape[0]} x {rgb.shape[1]}, index.csv says sh x sw = {size[0]} x {size[1]}; "
                 "correct that row or replace the mask"
             )
-        mask = rgb[..., 0] + np.int32(256) * rgb[..., 1]
+        mask = mask_labels(rgb)
         present = np.flatnonzero(np.bincount(mask.ravel())).tolist()
         unknown = [label for label in present if label and label not in self.known[category]]
         if unknown:
@@ -101,11 +114,40 @@ class BrodenSplit:
         return mask
 
 
+@dataclasses.dataclass(frozen=True)
+class BrodenTables:
+    """What index.csv and label.csv say; the files that they name may be there or not.
+
+    Attributes:
+        folder: of the data set.
+        concepts: labels of label.csv in the categories that index.csv has columns for, sorted by (category, number).
+        rows: lines of index.csv by split, in its order.
+        known: the label numbers of each category.
+        digest: of both tables' bytes.
+    """
+
+    folder: Path
+    concepts: tuple[Concept, ...]
+    rows: dict[Split, tuple[Row, ...]]
+    known: dict[str, frozenset[int]]
+    digest: bytes
+
+    @property
+    def images(self) -> Path:
+        """What the names in the rows are relative to."""
+        return self.folder / "images"
+
+    def split(self, split: Split) -> BrodenSplit:
+        """The images of one split; nothing is opened yet."""
+        return BrodenSplit(self.images, self.rows[split], self.known)
+
+
 def open_broden(folder: str | Path, name: str) -> Dataset:
     """Reads index.csv and label.csv of a Broden folder; images and masks are read when asked for.
 
     Concepts are all labels of label.csv in the categories that index.csv has columns for; a label of two categories is
-    two concepts. Color is left out unless asked for.
+    two concepts. Color is left out unless asked for. The fingerprint covers both tables, and the name and size of every
+    file that the index names, but not where the folder is.
 
     Args:
         folder: holds index.csv, label.csv and images/.
@@ -115,6 +157,34 @@ def open_broden(folder: str | Path, name: str) -> Dataset:
         InputError: the folder is missing or empty, a table is missing or malformed, the index names files that are not
             there or image labels that label.csv lacks.
     """
+    tables = read_tables(folder)
+    sizes = file_sizes(tables)
+    absent = [file for file, size in sizes.items() if size is None]
+    if absent:
+        raise InputError(
+            f"{tables.folder / 'index.csv'}: {len(absent)} of its {len(sizes)} files are not in {tables.images}, the first "
+            f"is {absent[0]}; complete the folder or delete their lines"
+        )
+    digest = hashlib.sha256(tables.digest)
+    for file, size in sizes.items():
+        digest.update(f"{file}\0{size}\n".encode())
+    return Dataset(
+        name=name,
+        concepts=tables.concepts,
+        splits={split: tables.split(split) for split in SPLITS},
+        skip_corrupt=False,
+        fingerprint=digest.hexdigest(),
+        unprobed=("color",),
+    )
+
+
+def read_tables(folder: str | Path) -> BrodenTables:
+    """Reads index.csv and label.csv of a Broden folder and looks at no other file.
+
+    Raises:
+        InputError: the folder is missing or empty, a table is missing or malformed, the index has image labels that
+            label.csv lacks.
+    """
     folder = existing_folder(folder)
     index_bytes, label_bytes = (_read(folder / table) for table in ("index.csv", "label.csv"))
     concepts = _read_labels(folder / "label.csv", label_bytes)
@@ -123,21 +193,37 @@ def open_broden(folder: str | Path, name: str) -> Dataset:
         for category in CATEGORIES
     }
     columns, rows = _read_index(folder / "index.csv", index_bytes, known)
-    images = folder / "images"
-    _check_files(folder / "index.csv", images, [row for split in SPLITS for row in rows[split]])
-    return Dataset(
-        name=name,
-        concepts=tuple(
-            sorted(
-                (concept for concept in concepts if concept.category in columns),
-                key=lambda concept: (columns.index(concept.category), concept.number),
-            )
-        ),
-        splits={split: BrodenSplit(images, tuple(rows[split]), known) for split in SPLITS},
-        skip_corrupt=False,
-        fingerprint=hashlib.sha256(index_bytes + label_bytes).hexdigest(),
-        unprobed=("color",),
+    in_columns = [concept for concept in concepts if concept.category in columns]
+    return BrodenTables(
+        folder=folder,
+        concepts=tuple(sorted(in_columns, key=lambda concept: (columns.index(concept.category), concept.number))),
+        rows=rows,
+        known=known,
+        digest=hashlib.sha256(index_bytes).digest() + hashlib.sha256(label_bytes).digest(),
     )
+
+
+def file_sizes(tables: BrodenTables) -> dict[str, int | None]:
+    """Bytes of every image and mask that the index names, None for one that is not there, in the order of the rows.
+
+    Broden names some 200,000 files; a stat each takes half a second on a local disk.
+    """
+    sizes: dict[str, int | None] = {}
+    root = f"{tables.images}{os.sep}"
+    for split in SPLITS:
+        for row in tables.rows[split]:
+            for name in (row.image, *(mask for _, mask in row.masks)):
+                if name not in sizes:
+                    sizes[name] = _file_size(root + name)
+    return sizes
+
+
+def _file_size(path: str) -> int | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # ValueError: no path can hold a null character.
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _read(path: Path) -> bytes:
@@ -188,11 +274,11 @@ def _read_labels(path: Path, content: bytes) -> list[Concept]:
 
 def _read_index(
     path: Path, content: bytes, known: dict[str, frozenset[int]]
-) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
+) -> tuple[tuple[str, ...], dict[Split, tuple[Row, ...]]]:
     """The categories that have a column, and the rows of each split in the file's order."""
     header, lines = _read_table(path, content, ("image", "split", *_SIZES))
     columns = tuple(category for category in CATEGORIES if category in header)
-    rows = {split: [] for split in SPLITS}
+    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for line_number, line in enumerate(lines, 2):
         if not line:
             continue
@@ -218,24 +304,7 @@ def _read_index(
         rows[split].append(Row(line[header["image"]].strip(), (ih, iw), (sh, sw), tuple(masks), tuple(labels)))
     if not any(rows.values()):
         raise InputError(f"{path}: lists no images; restore the file")
-    return columns, rows
-
-
-def _check_files(index: Path, images: Path, rows: list[Row]) -> None:
-    """Refuses an index that names absent files. Lists each folder once: Broden names some 200,000 files."""
-    names = dict.fromkeys(name for row in rows for name in (row.image, *(mask for _, mask in row.masks)))
-    listed = {}
-    for folder in {name.rpartition("/")[0] for name in names}:
-        try:
-            listed[folder] = set(os.listdir(images / folder))
-        except OSError:
-            listed[folder] = set()
-    absent = [name for name in names if name.rpartition("/")[2] not in listed[name.rpartition("/")[0]]]
-    if absent:
-        raise InputError(
-            f"{index}: {len(absent)} of its {len(names)} files are not in {images}, the first is {absent[0]}; "
-            "complete the folder or delete their lines"
-        )
+    return columns, {split: tuple(rows[split]) for split in SPLITS}
 
 
 def _numbers(labels: list[int]) -> str:

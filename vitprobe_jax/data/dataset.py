@@ -54,6 +54,15 @@ class ImageSplit(Protocol):
         ...
 
 
+@runtime_checkable
+class SelectiveSplit(ImageSplit, Protocol):
+    """A split that reads the annotations of some categories without those of the others."""
+
+    def select(self, categories: tuple[str, ...]) -> ImageSplit:
+        """The same images, annotated in these categories only."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A data set as the pipeline sees it.
@@ -63,7 +72,8 @@ class Dataset:
         concepts: everything annotated, sorted by (category in the data set's own order, number).
         splits: `train` (templates are fitted on it) and `val` (held out).
         skip_corrupt: whether an image that cannot be decoded is left out with a warning (True) or ends the run (False).
-        fingerprint: hex digest that changes when the list of images or annotations changes.
+        fingerprint: hex digest that changes when the list of images or annotations changes, or the size of a file; where
+            the files are does not enter.
         unprobed: categories that are left out unless `--categories` names them.
     """
 
@@ -82,6 +92,8 @@ class Dataset:
     def select(self, categories: tuple[str, ...]) -> "Dataset":
         """The same images with the concepts of these categories only; () means all but `unprobed`.
 
+        Splits that can (`SelectiveSplit`) no longer read what is annotated in other categories.
+
         Raises:
             InputError: a category that the data set does not have.
         """
@@ -92,7 +104,11 @@ class Dataset:
             )
         wanted = categories or tuple(name for name in self.categories if name not in self.unprobed)
         kept = tuple(concept for concept in self.concepts if concept.category in wanted)
-        return dataclasses.replace(self, concepts=kept)
+        splits = {
+            name: split.select(wanted) if isinstance(split, SelectiveSplit) else split
+            for name, split in self.splits.items()
+        }
+        return dataclasses.replace(self, concepts=kept, splits=splits)
 
 
 class ImageSubset:

@@ -4,27 +4,31 @@ A mask is an RGB PNG as in Broden: label = R + 256 G, B of no meaning.
 """
 
 import io
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from vitprobe_jax.errors import InputError
 
 
-def decode_image(content: bytes, source: str) -> Image.Image:
-    """The fully decoded image in RGB.
+def decode_image(file: BinaryIO | bytes | str | Path, source: str, *, mode: str | None = "RGB") -> Image.Image:
+    """The fully decoded image, converted to `mode` where one is given.
 
     Args:
-        content: an image file of any kind that pillow knows.
+        file: an image of any kind that pillow knows: its bytes, or where they are.
         source: what the message calls it.
+        mode: one of pillow's.
 
     Raises:
-        InputError: the bytes cannot be decoded.
+        InputError: the file is missing or cannot be decoded; names `source`.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            image.load()
+            return image if mode is None else image.convert(mode)
     # On broken bytes pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more.
     except Exception as error:
         # pillow names the buffer that it read from, address and all.
@@ -46,5 +50,9 @@ def decode_mask(content: bytes, source: str) -> Int[np.ndarray, "sh sw"]:
     Raises:
         InputError: the bytes cannot be decoded; names `source`.
     """
-    rgb = np.asarray(decode_image(content, source))
+    return mask_labels(np.asarray(decode_image(content, source)))
+
+
+def mask_labels(rgb: UInt8[np.ndarray, "sh sw 3"]) -> Int[np.ndarray, "sh sw"]:
+    """The label number of every pixel of a mask, int32: R + 256 G."""
     return rgb[..., 0] + np.int32(256) * rgb[..., 1]

