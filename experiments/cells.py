@@ -26,7 +26,7 @@ from vitprobe_jax.probes.sampling import (
     rows_by_concept,
 )
 from vitprobe_jax.probes.templates import Templates, check_finite
-from vitprobe_jax.probes.trials import Trials, Unions
+from vitprobe_jax.probes.trials import Support, Trials
 from vitprobe_jax.types import Rule
 
 STUDY = "directions"
@@ -135,7 +135,7 @@ class SweepCell:
         key = jax.random.key(self.config.seed)
         w, b, loss = fit_hyperplanes(
             key,
-            self.train.flat,
+            self.train,
             pools,
             identities,
             norm=norm,
@@ -166,8 +166,9 @@ class SweepCell:
 
     def _cosine(self, probed: np.ndarray, norm: Affine):
         shots, labels, support = self.config.shots, self.design.labels, self.design.support
-        alpha, t, fitted_on = fit_cosine(self.train, Unions.of(support, labels, probed), norm=norm, shots=shots)
-        queries = Trials.of(self.design.queries, labels, probed)
+        drawn = Support.of(support, labels, probed, self.train.mesh)
+        alpha, t, fitted_on = fit_cosine(self.train, drawn, norm=norm, shots=shots)
+        queries = Trials.of(self.design.queries, labels, probed, self.val.mesh)
         counts = to_counts(count_cosine(self.val, queries, alpha, t, norm=norm))
         t, fitted_on = np.asarray(t), np.asarray(fitted_on)
 

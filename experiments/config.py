@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import get_args
 
 from absl import flags
+from etils import epath
 
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.probes.hyperplane import DEFAULT_MEMORY_MB, HyperplaneConfig, Optimizer
@@ -24,9 +25,23 @@ from vitprobe_jax.types import (
     Token,
 )
 
+_SHARED_CACHE = "several processes meet there: name a folder or a bucket that all of them reach"
 CROPS = ("auto", "family", "none")
 DTYPES = ("float32", "bfloat16")
-NOT_IN_RESULTS = ("out", "resume", "cache_dir", "num_workers")
+NOT_IN_RESULTS = (
+    "out",
+    "resume",
+    "dry_run",
+    "cache_dir",
+    "num_workers",
+    "host_memory",
+    "device_memory",
+    "probe_memory",
+    "mesh",
+    "coordinator",
+    "num_processes",
+    "process_id",
+)
 """Fields that change where and how fast, never what."""
 
 
@@ -47,11 +62,19 @@ class RunConfig:
     crop: str
     patch_label: PatchLabel
     max_images: int
+    patches_per_image: int
     num_workers: int
-    cache_dir: Path | None
-    out: Path
+    host_memory: int
+    device_memory: int
+    cache_dir: epath.Path | None
+    out: epath.Path
     seed: int
     resume: bool
+    dry_run: bool
+    mesh: int
+    coordinator: str
+    num_processes: int | None
+    process_id: int | None
 
     def __post_init__(self):
         _require(bool(self.dataset), "dataset", "name one, as shapes:400 or broden:DIR")
@@ -60,6 +83,18 @@ class RunConfig:
         _require(self.batch_size >= 1, "batch_size", "must be at least 1")
         _require(self.max_images >= 0, "max_images", "must be 0 (all) or more")
         _require(self.num_workers >= 0, "num_workers", "must be 0 (threads) or more")
+        _require(self.patches_per_image >= 0, "patches_per_image", "must be 0 (all) or more")
+        for flag in ("host_memory", "device_memory", "mesh"):
+            _require(getattr(self, flag) >= 0, flag, "must be 0 (as the machine has) or more")
+        _require(not self.coordinator or self.cache_dir is not None, "cache_dir", _SHARED_CACHE)
+        given = (self.num_processes is not None, self.process_id is not None)
+        named = self.coordinator not in ("", "auto")
+        _require(given == (named, named), "coordinator", "HOST:PORT, --num_processes and --process_id go together")
+        _require(
+            not named or 0 <= self.process_id < self.num_processes,
+            "process_id",
+            "must be from 0 to --num_processes - 1",
+        )
         _require(0 <= self.seed < 2**32, "seed", "must be a number from 0 to 2^32 - 1")
         _require(str(self.out) != "", "out", "name a results folder")
 
@@ -72,7 +107,7 @@ class RunConfig:
     def resolved(self) -> dict:
         """Every field, JSON-ready."""
         record = dataclasses.asdict(self)
-        return {name: str(value) if isinstance(value, Path) else value for name, value in record.items()}
+        return {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in record.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,12 +148,16 @@ class _Definer:
 def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """The flags of `RunConfig`; every study calls this once."""
     define = _Definer(values)
-    define.string("dataset", "", "What to probe: broden:DIR, imagefolder:DIR or shapes:N (procedural, N images).")
+    define.string(
+        "dataset",
+        "",
+        "What to probe: broden:DIR, imagefolder:DIR, imagenet200:DIR, tfds:NAME or shapes:N (procedural, N images).",
+    )
     define.list("backbones", [], "Converted backbone folders or bundled names.")
     define.list("tokens", list(TOKENS), f"Tokens to probe, of {','.join(TOKENS)}.")
     define.string("layers", "last", "Blocks to probe: last, all, or numbers from 0 on, as 0,5,11.")
     define.string("image_size", "", "Side in pixels, as 224, or HEIGHTxWIDTH; default: each backbone's own.")
-    define.integer("batch_size", 32, "Images a forward pass.")
+    define.integer("batch_size", 32, "Images a forward pass; rounded down to a power of two.")
     define.enum("dtype", "float32", DTYPES, "Of the forward pass and of the feature table.")
     define.enum(
         "crop",
@@ -129,9 +168,32 @@ def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     )
     define.enum("patch_label", "majority", PATCH_LABELS, "How a mask becomes one label a patch.")
     define.integer("max_images", 0, "Use at most so many images of each split, drawn by --seed; 0 for all.")
+    define.integer(
+        "patches_per_image", 0, "Keep so many labelled patches of each image, drawn by --seed; 0 for all patches."
+    )
     define.integer("num_workers", 0, "Processes that decode images; 0 decodes in threads.")
-    define.string("cache_dir", "", "Keep extracted features here; a later sweep reuses them.")
-    define.string("out", "", "Results folder.")
+    define.integer(
+        "host_memory", 0, "MiB of features that a process may hold in memory at a time; 0 for half of the machine's."
+    )
+    define.integer(
+        "device_memory",
+        0,
+        "MiB of features that may lie on a device at a time; larger tables are streamed. 0: 60% of an accelerator's memory, "
+        "a quarter of the machine's on a CPU.",
+    )
+    define.string(
+        "cache_dir", "", "Keep extracted features here, in a folder or as gs://BUCKET/NAME; a later sweep reuses them."
+    )
+    define.string("out", "", "Results folder, or gs://BUCKET/NAME.")
+    define.integer("mesh", 0, "Devices of each process to use; 0 for all.")
+    define.string(
+        "coordinator",
+        "",
+        "For a run of several processes: auto on a Cloud TPU slice, under Slurm or Open MPI; else HOST:PORT of the first.",
+    )
+    define.integer("num_processes", None, "How many there are, with --coordinator=HOST:PORT.")
+    define.integer("process_id", None, "Which of them this one is, from 0.")
+    define.boolean("dry_run", False, "Print what would be done, with memory, disk and time, and do nothing.")
     define.integer("seed", 0, "All randomness.")
     define.boolean("resume", False, "Go on where a stopped run with the same flags left off.")
 
@@ -176,11 +238,19 @@ def run_values(values: flags.FlagValues) -> dict:
         "crop": values.crop,
         "patch_label": values.patch_label,
         "max_images": values.max_images,
+        "patches_per_image": values.patches_per_image,
         "num_workers": values.num_workers,
-        "cache_dir": Path(values.cache_dir) if values.cache_dir else None,
-        "out": Path(values.out) if values.out else _missing("out", "name a results folder"),
+        "host_memory": values.host_memory,
+        "device_memory": values.device_memory,
+        "cache_dir": epath.Path(values.cache_dir).expanduser() if values.cache_dir else None,
+        "out": epath.Path(values.out).expanduser() if values.out else _missing("out", "name a results folder"),
         "seed": values.seed,
         "resume": values.resume,
+        "dry_run": values.dry_run,
+        "mesh": values.mesh,
+        "coordinator": values.coordinator,
+        "num_processes": values.num_processes,
+        "process_id": values.process_id,
     }
 
 

@@ -1,35 +1,55 @@
 """From flags to feature tables: the part of a run that all studies share."""
 
+import contextlib
 import dataclasses
+import datetime
 import functools
+import itertools
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import jax
+import numpy as np
 from absl import logging
 from jax.sharding import Mesh
+from jaxtyping import Int
 from tqdm import tqdm
 
 from experiments.config import RunConfig
+from experiments.plan import BackbonePlan, Bounds, memory_bounds, plan_backbone
+from experiments.processes import is_first, on_first, share
 from experiments.results_folder import ResultsFolder
 from vitprobe_jax.backbones.capture import check_layers
 from vitprobe_jax.backbones.loading import Backbone, load_backbone
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED_OBJECTIVE
 from vitprobe_jax.data.dataset import Dataset, ImageSplit, draw_subset
+from vitprobe_jax.data.label_cache import cached_labels
 from vitprobe_jax.data.labels import LabelTable, build_labels
-from vitprobe_jax.data.pipeline import image_batches
+from vitprobe_jax.data.pipeline import Batch, image_batches
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.cache import FeatureCache
-from vitprobe_jax.features.extract import Cell, Features, extract
+from vitprobe_jax.features.extract import extract, fitting_batch, shard_images
+from vitprobe_jax.features.lock import only_writer
+from vitprobe_jax.features.picks import pick_patches
+from vitprobe_jax.features.store import Cell, MemoryStore, RowShape, RowStore
+from vitprobe_jax.features.table import FeatureTable, place_table
 from vitprobe_jax.types import SPLITS, Split, Task
 
 T = TypeVar("T")
 
+ESTIMATE_SECONDS = 10.0
+"""After so long, compilation left out, the rest of an extraction is foretold."""
+TRIAL_BATCHES = 4
+"""What a dry run computes to foretell it."""
+
 
 def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterator[T]:
     """The items, with rate and time left on a terminal, quietly elsewhere."""
-    yield from tqdm(items, total=total, desc=label, unit=unit, disable=not sys.stderr.isatty(), leave=False)
+    quiet = not (is_first() and sys.stderr.isatty())
+    yield from tqdm(items, total=total, desc=label, unit=unit, disable=quiet, leave=False)
 
 
 def load_backbones(config: RunConfig) -> list[Backbone]:
@@ -71,12 +91,24 @@ def make_transform(config: RunConfig, task: Task, backbone: Backbone) -> Transfo
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreparedData:
-    """A data set as one run sees it: its categories selected, its images drawn."""
+    """A data set as one run sees it: its categories selected, its images drawn.
+
+    Attributes:
+        config: of the run.
+        task: which rows there are.
+        dataset: with the concepts that are probed.
+        folder: is told of stages and notes.
+        mesh: devices of all processes, over which tables are spread.
+        local_mesh: devices of this process, over which its images are spread.
+    """
 
     config: RunConfig
     task: Task
     dataset: Dataset
     folder: ResultsFolder
+    mesh: Mesh
+    local_mesh: Mesh
+    _stores: dict[tuple[str, Split], RowStore] = dataclasses.field(default_factory=dict, init=False)
 
     @functools.cached_property
     def splits(self) -> dict[Split, ImageSplit]:
@@ -84,78 +116,238 @@ class PreparedData:
         splits = self.dataset.splits
         return {name: draw_subset(splits[name], self.config.max_images, self.config.seed) for name in SPLITS}
 
+    def plan(self, backbone: Backbone, cells: Sequence[Cell]) -> BackbonePlan:
+        """What has to be done to have the tables of these cells."""
+        shapes = {split: self._shape(backbone, split) for split in SPLITS}
+        on_disk = self.config.cache_dir is not None
+        plan = plan_backbone(backbone.spec.name, cells, shapes, self.bounds, on_disk=on_disk)
+        wanted = len(cells) * sum(shape.num_shards for shape in shapes.values())
+        if not (on_disk and wanted):
+            return plan
+        present = sum(self._store(backbone, split).present(cells) for split in SPLITS)
+        return dataclasses.replace(plan, cached=present / wanted)
+
     def labels(self, backbone: Backbone, split: Split) -> LabelTable:
-        """What the rows of a split carry, on this backbone's grid; built once a grid."""
-        patch_size = backbone.spec.config.patch_size
-        return self._labels(make_transform(self.config, self.task, backbone), patch_size, split)
+        """What the rows of a split carry, on this backbone's grid; nothing for images that could not be decoded."""
+        transform, patch_size = make_transform(self.config, self.task, backbone), backbone.spec.config.patch_size
+        labels = self._picked(transform, patch_size, split)[0]
+        left_out = list(self._store(backbone, split).errors())
+        if not left_out:
+            return labels
+        slots = labels.slots.copy()
+        slots[left_out] = 0
+        return dataclasses.replace(labels, slots=slots)
+
+    def extract(self, backbone: Backbone, plan: BackbonePlan, cells: Sequence[Cell]) -> None:
+        """One pass over the images: afterwards the rows of all cells are in their store, those of all processes.
+
+        Raises:
+            InputError: bad images, a cache that cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            cache = self._cache(backbone)
+            if cache:
+                on_first(lambda: self._open_cache(cache, stack))
+                on_first(lambda: [self._store(backbone, split).create(cells) for split in SPLITS])
+            for split in SPLITS:
+                store = self._store(backbone, split)
+                shards = store.missing(cells, share(store.shape.num_shards))
+                if shards:
+                    self._run(backbone, split, store, cells, shards, plan)
+                if cache:
+                    on_first(lambda store=store: store.finish(cells))
+                self._tell_of_errors(split, store)
+
+    def table(
+        self, backbone: Backbone, split: Split, cell: Cell, labels: LabelTable, plan: BackbonePlan
+    ) -> FeatureTable:
+        """The rows of a cell and their labels, on the devices or streamed to them."""
+        store = self._store(backbone, split)
+        return place_table(
+            store.source(cell),
+            labels,
+            self.mesh,
+            resident=split in plan.resident,
+            device_bytes=self.bounds.device,
+            left_out=list(store.errors()),
+        )
+
+    def release(self, backbone: Backbone, cell: Cell) -> None:
+        """Forgets the rows of a cell, as far as they are in memory."""
+        for split in SPLITS:
+            self._store(backbone, split).release(cell)
+
+    def trial(self, backbone: Backbone, cells: Sequence[Cell]) -> float:
+        """Images a second of an extraction, from its first batches; their rows are thrown away."""
+        shape = self._shape(backbone, "train")
+        batch_size = fitting_batch(self.config.batch_size)
+        num_images = min(shape.num_images, TRIAL_BATCHES * batch_size)
+        shape = dataclasses.replace(shape, num_images=num_images)
+        picks = self._picks(backbone, "train")
+        times = []
+        self._forward(
+            backbone,
+            "train",
+            MemoryStore(shape),
+            cells,
+            list(range(shape.num_shards)),
+            picks,
+            lambda batches: _stamped(batches, times),
+        )
+        times.append(time.monotonic())
+        # The first batch waits for compilation; the last one is fetched after the iteration has ended.
+        spans = times[2:] if len(times) > 3 else times
+        return (len(spans) - 1) * batch_size / max(spans[-1] - spans[0], 1e-9)
+
+    @functools.cached_property
+    def bounds(self) -> Bounds:
+        """Of the memory that features may take."""
+        return memory_bounds(self.config)
+
+    def _shape(self, backbone: Backbone, split: Split) -> RowShape:
+        height, width = make_transform(self.config, self.task, backbone).size
+        num_rows = 1
+        if self.task == "segmentation":
+            num_rows = height * width // backbone.spec.config.patch_size**2
+            num_rows = min(num_rows, self.config.patches_per_image or num_rows)
+        return RowShape(len(self.splits[split]), num_rows, backbone.spec.config.width, self.config.dtype)
 
     # The record lives as long as the run, so a cache on the method holds nothing longer than it should.
     @functools.cache  # noqa: B019
-    def _labels(self, transform: Transform, patch_size: int, split: Split) -> LabelTable:
+    def _picked(
+        self, transform: Transform, patch_size: int, split: Split
+    ) -> tuple[LabelTable, Int[np.ndarray, "I n"] | None]:
+        """The labels of the rows that are kept, and which rows are; built once a grid."""
         images = self.splits[split]
+        build = functools.partial(
+            build_labels,
+            images,
+            self.dataset.concepts,
+            transform=transform,
+            patch_size=patch_size,
+            task=self.task,
+            patch_label=self.config.patch_label,
+        )
         with self.folder.stage(f"labels, {split}", "images", len(images)):
-            return build_labels(
-                images,
-                self.dataset.concepts,
-                transform=transform,
-                patch_size=patch_size,
-                task=self.task,
-                patch_label=self.config.patch_label,
-            )
+            if self.config.cache_dir is None:
+                labels = build()
+            else:
+                fingerprint = self._label_fingerprint(transform) | {"patch_size": patch_size, "split": split}
+                # One process builds, the others read what it has built.
+                load = functools.partial(cached_labels, self.config.cache_dir, fingerprint, build)
+                labels = on_first(load) or load()
+        if not self.config.patches_per_image or self.task == "classification":
+            return labels, None
+        self.folder.note(
+            f"--patches_per_image={self.config.patches_per_image}: so many labelled patches of each image stand for all"
+        )
+        return pick_patches(labels, self.config.patches_per_image, seed=self.config.seed)
 
-    def features(self, backbone: Backbone, split: Split, cells: Sequence[Cell], mesh: Mesh) -> Features:
-        """The rows of all cells, from the cache where it has them, else extracted in one pass over the images."""
-        cache = self._cache(backbone)
-        present = cache.present(split, cells) if cache else []
-        missing = [cell for cell in cells if cell not in present]
-        parts = [cache.load(split, present)] if present else []
-        if missing:
-            parts.append(self._extract(backbone, split, missing, mesh))
-            if cache:
-                cache.save(split, parts[-1])
-        features = dataclasses.replace(parts[0], rows={cell: row for part in parts for cell, row in part.rows.items()})
-        if features.errors:
-            count = len(features.errors)
-            logging.warning("%s: left out %d corrupt images; the first: %s", split, count, features.errors[0])
-            self.folder.note(
-                f"{split}: left out {count} images that cannot be decoded: {'; '.join(features.errors[:5])}"
-            )
-        return features
+    def _picks(self, backbone: Backbone, split: Split) -> Int[np.ndarray, "I n"] | None:
+        if not self.config.patches_per_image:
+            return None
+        return self._picked(make_transform(self.config, self.task, backbone), backbone.spec.config.patch_size, split)[1]
 
-    def _extract(self, backbone: Backbone, split: Split, cells: Sequence[Cell], mesh: Mesh) -> Features:
-        images, transform = self.splits[split], make_transform(self.config, self.task, backbone)
-        batch_size = -(-self.config.batch_size // mesh.size) * mesh.size
-        batches = image_batches(images, transform, batch_size=batch_size, num_workers=self.config.num_workers)
+    def _store(self, backbone: Backbone, split: Split) -> RowStore:
+        name = (backbone.spec.name, split)
+        if name not in self._stores:
+            cache, shape = self._cache(backbone), self._shape(backbone, split)
+            self._stores[name] = cache.store(split, shape) if cache else MemoryStore(shape)
+        return self._stores[name]
+
+    def _open_cache(self, cache: FeatureCache, stack: contextlib.ExitStack) -> None:
+        """Makes the folder and keeps other runs from writing there until the stack is left."""
+        reason = cache.why_new()
+        cache.create()
+        if reason:
+            logging.warning("--cache_dir: no rows of this kind there; of the most similar ones %s", reason)
+        stack.enter_context(only_writer(cache.folder))
+
+    def _run(
+        self,
+        backbone: Backbone,
+        split: Split,
+        store: RowStore,
+        cells: Sequence[Cell],
+        shards: Sequence[int],
+        plan: BackbonePlan,
+    ) -> None:
         label = f"{backbone.spec.name} {split}"
-        batches = progress(batches, total=-(-len(images) // batch_size), label=label, unit="batch")
-        with self.folder.stage(f"extract, {label}", "images", len(images)):
-            return extract(
+        count = sum(len(store.shape.images_of(shard)) for shard in shards)
+        batch_size = fitting_batch(self.config.batch_size)
+
+        def shown(batches):
+            batches = _foretold(batches, label, plan.images)
+            return progress(batches, total=-(-count // batch_size), label=label, unit="batch")
+
+        with self.folder.stage(f"extract, {label}", "images", count):
+            self._forward(backbone, split, store, cells, shards, self._picks(backbone, split), shown)
+
+    def _forward(self, backbone, split, store, cells, shards, picks, shown) -> None:
+        images = shard_images(self.splits[split], store.shape, shards)
+        batches = image_batches(
+            images,
+            make_transform(self.config, self.task, backbone),
+            batch_size=fitting_batch(self.config.batch_size),
+            num_workers=self.config.num_workers,
+        )
+        with contextlib.closing(batches):
+            extract(
                 backbone,
-                images,
-                batches,
+                self.splits[split],
+                shown(batches),
+                store,
                 cells,
+                shards,
                 task=self.task,
                 skip_corrupt=self.dataset.skip_corrupt,
-                dtype=self.config.dtype,
-                mesh=mesh,
+                mesh=self.local_mesh,
+                picks=picks,
             )
+
+    def _tell_of_errors(self, split: Split, store: RowStore) -> None:
+        errors = list(store.errors().values())
+        if len(errors) == store.shape.num_images:
+            raise InputError(f"--dataset: no image of {split} could be decoded; the first: {errors[0]}")
+        if errors:
+            logging.warning("%s: left out %d corrupt images; the first: %s", split, len(errors), errors[0])
+            self.folder.note(f"{split}: left out {len(errors)} images that cannot be decoded: {'; '.join(errors[:5])}")
 
     def _cache(self, backbone: Backbone) -> FeatureCache | None:
         if self.config.cache_dir is None:
             return None
-        spec = backbone.spec
-        return FeatureCache(
-            self.config.cache_dir,
-            {
-                "weights": spec.params_sha256,
-                "config": dataclasses.asdict(spec.config),
-                "preprocess": dataclasses.asdict(spec.preprocess),
-                "transform": dataclasses.asdict(make_transform(self.config, self.task, backbone)),
-                "dataset": [self.dataset.name, self.dataset.fingerprint, self.config.max_images, self.config.seed],
-                "task": self.task,
-                "dtype": self.config.dtype,
-            },
-        )
+        spec, config = backbone.spec, self.config
+        transform = make_transform(config, self.task, backbone)
+        fingerprint = {
+            "weights": spec.params_sha256,
+            "config": dataclasses.asdict(spec.config),
+            "preprocess": dataclasses.asdict(spec.preprocess),
+            "transform": dataclasses.asdict(transform),
+            "dataset": self.dataset.fingerprint,
+            "drawn": self._drawn,
+            "task": self.task,
+            "dtype": config.dtype,
+        }
+        if config.patches_per_image:
+            # Which patches are kept hangs on what they carry.
+            picked = self._label_fingerprint(transform) | {"per_image": config.patches_per_image, "seed": config.seed}
+            fingerprint["patches"] = picked
+        return FeatureCache(config.cache_dir, fingerprint)
+
+    @property
+    def _drawn(self) -> dict | None:
+        """How the images were drawn, where not all are used."""
+        return {"max_images": self.config.max_images, "seed": self.config.seed} if self.config.max_images else None
+
+    def _label_fingerprint(self, transform: Transform) -> dict:
+        return {
+            "dataset": self.dataset.fingerprint,
+            "drawn": self._drawn,
+            "concepts": [f"{concept.category}/{concept.number}" for concept in self.dataset.concepts],
+            "transform": dataclasses.asdict(transform),
+            "task": self.task,
+            "patch_label": self.config.patch_label,
+        }
 
 
 def note_backbone(backbone: Backbone, task: Task, folder: ResultsFolder) -> None:
@@ -167,3 +359,30 @@ def note_backbone(backbone: Backbone, task: Task, folder: ResultsFolder) -> None
         )
     if task == "classification" and not spec.config.class_token:
         folder.note(f"{spec.name} has no [CLS]; the mean of its patch tokens stands for the image")
+
+
+def _foretold(batches: Iterable[Batch], label: str, num_images: int) -> Iterator[Batch]:
+    """The batches; once their rate is known, says how long the backbone's images will take."""
+    start, seen, told = None, 0, not is_first()
+    for batch in batches:
+        if start is not None:
+            seen += batch.num_valid
+        elapsed = time.monotonic() - start if start is not None else 0.0
+        if not told and elapsed > ESTIMATE_SECONDS:
+            told = True
+            print(expected_time(label, seen / elapsed, num_images // jax.process_count()), flush=True)
+        yield batch
+        # From the second batch on: the first one waited for compilation.
+        start = start if start is not None else time.monotonic()
+
+
+def expected_time(label: str, rate: float, num_images: int) -> str:
+    """A line that foretells an extraction; the rate is in images a second and process."""
+    duration = datetime.timedelta(seconds=round(num_images / rate))
+    return f"{label}: {rate:.1f} images/s, {duration} h for {num_images} images"
+
+
+def _stamped(batches: Iterable[Batch], times: list[float]) -> Iterator[Batch]:
+    for batch in itertools.islice(batches, TRIAL_BATCHES):
+        times.append(time.monotonic())
+        yield batch

@@ -11,20 +11,23 @@ import dataclasses
 import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from absl import flags
+from etils import epath
 
 from experiments import config as run_config
 from experiments.cells import Design, SweepCell
 from experiments.config import SweepConfig
+from experiments.plan import BackbonePlan
 from experiments.preparation import PreparedData, input_digests, load_backbones, progress
+from experiments.processes import make_meshes
 from experiments.results_folder import ResultsFolder
 from vitprobe_jax import cli
+from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.data import open_dataset
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.features.table import make_mesh, place_table
+from vitprobe_jax.features.store import Cell
 from vitprobe_jax.types import FEATURE_NORMS, SPLITS
 
 SETTINGS = (
@@ -66,29 +69,36 @@ def outcomes(config: SweepConfig) -> Iterator[Outcome]:
     """Every combination on every token of every backbone."""
     backbones = load_backbones(config)
     dataset = open_dataset(config.dataset, seed=config.seed).select(config.categories)
-    mesh = make_mesh()
-    with tempfile.TemporaryDirectory() as folder:
-        run = dataclasses.replace(config, out=Path(folder) / "run")
-        data = PreparedData(run, config.task, dataset, ResultsFolder.open(run, input_digests(dataset, backbones)))
+    with tempfile.TemporaryDirectory() as temporary:
+        run = dataclasses.replace(config, out=epath.Path(temporary) / "run")
+        folder = ResultsFolder.open(run, input_digests(dataset, backbones))
+        data = PreparedData(run, config.task, dataset, folder, *make_meshes(config.mesh))
         for backbone in backbones:
-            cells = list(itertools.product(config.blocks(backbone.spec.config.depth), config.tokens))
-            labels = {split: data.labels(backbone, split) for split in SPLITS}
-            features = {split: data.features(backbone, split, cells, mesh) for split in SPLITS}
-            labels = {split: labels[split].take(features[split].kept) for split in SPLITS}
-            design = Design.draw(labels["train"], labels["val"], config)
-            combinations = list(itertools.product(cells, FEATURE_NORMS, SETTINGS))
-            for cell, norm, (optimizer, rate) in progress(
-                combinations, total=len(combinations), label=backbone.spec.name, unit="fit"
-            ):
-                hyperplane = dataclasses.replace(config.hyperplane, optimizer=optimizer, learning_rate=rate)
-                tried = dataclasses.replace(config, feature_norm=norm, hyperplane=hyperplane)
-                tables = [place_table(features[split].rows[cell], labels[split], mesh) for split in SPLITS]
-                work = SweepCell(tried, dataset.name, backbone.spec, cell, design, *tables)
-                _, rows, notes = work.run("hyperplane")
-                fitted = [row for row in rows if row["skipped"] is None]
-                diverged = any("diverged" in (row["skipped"] or "") for row in rows)
-                accuracy, f1 = (float(np.mean([row[name] for row in fitted] or [0.0])) for name in ("accuracy", "f1"))
-                yield Outcome(norm, optimizer, rate, cell[1], accuracy, f1, bool(notes) or diverged)
+            plan = data.plan(
+                backbone, list(itertools.product(config.blocks(backbone.spec.config.depth), config.tokens))
+            )
+            for cells in plan.passes:
+                data.extract(backbone, plan, cells)
+                yield from _outcomes_of_pass(config, data, backbone, plan, cells)
+
+
+def _outcomes_of_pass(
+    config: SweepConfig, data: PreparedData, backbone: Backbone, plan: BackbonePlan, cells: Sequence[Cell]
+) -> Iterator[Outcome]:
+    labels = {split: data.labels(backbone, split) for split in SPLITS}
+    design = Design.draw(labels["train"], labels["val"], config)
+    for cell in progress(cells, total=len(cells), label=backbone.spec.name, unit="token"):
+        tables = [data.table(backbone, split, cell, labels[split], plan) for split in SPLITS]
+        for norm, (optimizer, rate) in itertools.product(FEATURE_NORMS, SETTINGS):
+            hyperplane = dataclasses.replace(config.hyperplane, optimizer=optimizer, learning_rate=rate)
+            tried = dataclasses.replace(config, feature_norm=norm, hyperplane=hyperplane)
+            work = SweepCell(tried, data.dataset.name, backbone.spec, cell, design, *tables)
+            _, rows, notes = work.run("hyperplane")
+            fitted = [row for row in rows if row["skipped"] is None]
+            diverged = any("diverged" in (row["skipped"] or "") for row in rows)
+            accuracy, f1 = (float(np.mean([row[name] for row in fitted] or [0.0])) for name in ("accuracy", "f1"))
+            yield Outcome(norm, optimizer, rate, cell[1], accuracy, f1, bool(notes) or diverged)
+        data.release(backbone, cell)
 
 
 def format_outcomes(tried: Sequence[Outcome]) -> str:

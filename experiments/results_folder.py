@@ -2,35 +2,38 @@
 
 import dataclasses
 import json
-import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 
 import jax
 import pyarrow as pa
+from etils import epath
 
 from experiments.config import NOT_IN_RESULTS, RunConfig
+from vitprobe_jax.atomic import write_whole
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.results import SCHEMA, read_table, write_table
+from vitprobe_jax.probes.templates import Templates, save_templates, template_path
 
 PACKAGES = ("vitprobe_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 
 @dataclasses.dataclass
 class ResultsFolder:
-    """A results folder that is open for writing.
+    """A results folder that is open for writing; in a run of several processes the first one writes.
 
     Attributes:
         path: the folder, `--out`.
-        stages: what was done, how long it took, at which rate.
+        seed: of the run.
+        stages: what was done, how long it took, at which rate; those of a stopped run that is resumed come first.
         notes: what a reader must know of the results.
     """
 
-    path: Path
+    path: epath.Path
+    seed: int
     stages: list[dict] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -45,29 +48,47 @@ class ResultsFolder:
         Raises:
             InputError: the folder holds something else, another configuration, or a run that was not asked to resume.
         """
-        folder, path = cls(config.out), config.out / "config.json"
+        folder = cls(config.out, config.seed)
+        path = config.out / "config.json"
         wanted = json.loads(json.dumps(config.resolved() | {"inputs": inputs}))
-        if path.exists():
-            _check_same(path, wanted, config.resume)
-        elif config.out.is_dir() and any(config.out.iterdir()):
-            raise InputError(f"--out: {config.out} is not empty and holds no sweep; name another folder")
         try:
+            if path.exists():
+                _check_same(path, wanted, config.resume)
+                folder._recall()
+            elif config.out.exists() and any(config.out.iterdir()):
+                raise InputError(f"--out: {config.out} is not empty and holds no sweep; name another folder")
             (config.out / "cells").mkdir(parents=True, exist_ok=True)
+            write_whole(path, _json(wanted))
         except OSError as error:
-            raise InputError(f"--out: {config.out} cannot be made ({error.strerror})") from error
-        write_json(path, wanted)
+            raise InputError(f"--out: {config.out} cannot be written ({error.strerror or error})") from error
         return folder
 
-    def cell(self, backbone: str, layer: int, token: str, rule: str) -> Path:
+    def cell(self, backbone: str, layer: int, token: str, rule: str) -> epath.Path:
         """Where the finished rows of one cell stand."""
         return self.path / "cells" / backbone / f"{layer}_{token}_{rule}.parquet"
 
-    def templates(self, backbone: str) -> Path:
-        """Where the templates of a backbone stand."""
-        return self.path / "templates" / backbone
+    def add_cell(self, templates: Templates, rows: pa.Table) -> None:
+        """Writes what one cell came to. The rows come last: where they stand, the cell is finished.
+
+        Raises:
+            InputError: the disk refuses; finished cells stay.
+        """
+        place = (templates.layer, templates.token, templates.rule)
+        path = self.cell(templates.backbone, *place)
+        fitted = template_path(self.path / "templates" / templates.backbone, *place)
+        try:
+            for folder in (path.parent, fitted.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            save_templates(fitted, templates)
+            write_table(rows, path)
+            self._write_run()
+        except OSError as error:
+            raise InputError(
+                f"--out: {self.path} cannot be written ({error.strerror or error}); make room, then go on with --resume"
+            ) from error
 
     @contextmanager
-    def stage(self, name: str, unit: str, count: int):
+    def stage(self, name: str, unit: str, count: int) -> Iterator[None]:
         """Times a stage over `count` units."""
         start = time.monotonic()
         yield
@@ -78,29 +99,40 @@ class ResultsFolder:
         if text not in self.notes:
             self.notes.append(text)
 
-    def finish(self, cells: Sequence[Path], seed: int) -> None:
-        """Joins the finished cells into `results.parquet` and writes `run.json`."""
+    def finish(self, cells: Sequence[epath.Path]) -> None:
+        """Joins the finished cells into `results.parquet` and completes `run.json`."""
         table = pa.concat_tables([read_table(path) for path in cells]) if cells else SCHEMA.empty_table()
         write_table(table, self.path / "results.parquet")
+        self._write_run()
+
+    def _write_run(self) -> None:
         device = jax.devices()[0]
         run = {
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
             "devices": {"count": jax.device_count(), "platform": device.platform, "kind": device.device_kind},
-            "seed": seed,
+            "processes": jax.process_count(),
+            "seed": self.seed,
             "stages": self.stages,
             "notes": self.notes,
         }
-        write_json(self.path / "run.json", run)
+        write_whole(self.path / "run.json", _json(run))
+
+    def _recall(self) -> None:
+        """Takes up the stages and notes of the run that is resumed."""
+        path = self.path / "run.json"
+        if path.exists():
+            try:
+                run = json.loads(path.read_text())
+                self.stages, self.notes = list(run["stages"]), list(run["notes"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path}: is damaged ({error}); delete it, then go on with --resume") from error
 
 
-def write_json(path: Path, record: dict) -> None:
-    """Writes whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(partial, path)
+def _json(record: dict) -> bytes:
+    return (json.dumps(record, indent=1) + "\n").encode()
 
 
-def _check_same(path: Path, wanted: dict, resume: bool) -> None:
+def _check_same(path: epath.Path, wanted: dict, resume: bool) -> None:
     try:
         found = json.loads(path.read_text())
         differing = [

@@ -4,89 +4,149 @@
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
+import numpy as np
 from absl import flags, logging
-from jax.sharding import Mesh
+from etils import epath
 
 from experiments import config as run_config
+from experiments import processes
 from experiments.cells import Design, SweepCell
 from experiments.config import SweepConfig
-from experiments.preparation import PreparedData, input_digests, load_backbones, note_backbone, progress
+from experiments.plan import BackbonePlan, format_plan
+from experiments.preparation import (
+    PreparedData,
+    expected_time,
+    input_digests,
+    load_backbones,
+    note_backbone,
+    progress,
+)
 from experiments.results_folder import ResultsFolder
 from vitprobe_jax import cli
 from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.data import open_dataset
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.features.table import make_mesh, place_table
-from vitprobe_jax.metrics.results import make_table, write_table
+from vitprobe_jax.features.store import Cell
+from vitprobe_jax.metrics.results import make_table
 from vitprobe_jax.probes.feature_norm import CHANGES
-from vitprobe_jax.probes.templates import save_templates, template_path
 from vitprobe_jax.report.page import write_report
+from vitprobe_jax.types import SPLITS, Rule
 
 
-def run_sweep(config: SweepConfig) -> Path:
-    """Runs a whole sweep and returns the path of its report.
+def run_sweep(config: SweepConfig) -> epath.Path | None:
+    """Runs a whole sweep, or with `--dry_run` says what it would do.
+
+    Returns:
+        The path of the report; None from a dry run, and in all but the first of several processes.
 
     Raises:
         InputError: bad input of any kind; what was finished before stays in the results folder.
     """
+    mesh, local_mesh = processes.make_meshes(config.mesh)
     backbones = load_backbones(config)
     dataset = open_dataset(config.dataset, seed=config.seed).select(config.categories)
-    folder = ResultsFolder.open(config, input_digests(dataset, backbones))
-    data = PreparedData(config, config.task, dataset, folder)
+    folder = ResultsFolder(config.out, config.seed)
+    if not config.dry_run:
+        folder = processes.on_first(lambda: ResultsFolder.open(config, input_digests(dataset, backbones))) or folder
+    data = PreparedData(config, config.task, dataset, folder, mesh, local_mesh)
     if config.feature_norm != "none":
         changes = CHANGES[config.feature_norm]
         folder.note(
             f"--feature_norm={config.feature_norm}: {changes}; folded into the templates, which apply to raw tokens"
         )
-    finished = [path for backbone in backbones for path in _sweep_backbone(config, backbone, data, folder, make_mesh())]
-    folder.finish(finished, config.seed)
-    return write_report(config.out)
+    work = [_open_cells(config, backbone, folder) for backbone in backbones]
+    plans = [
+        data.plan(backbone, list(dict.fromkeys(cell for cell, _ in todo)))
+        for backbone, (todo, _) in zip(backbones, work, strict=True)
+    ]
+    if processes.is_first():
+        finished = {plan.backbone: len(paths) - len(todo) for plan, (todo, paths) in zip(plans, work, strict=True)}
+        print(format_plan(plans, finished, data.bounds), flush=True)
+    if config.dry_run:
+        _foretell(data, backbones, plans)
+        return None
+    for backbone, plan, (todo, _) in zip(backbones, plans, work, strict=True):
+        _sweep_backbone(config, backbone, plan, set(todo), data, folder)
+
+    def finish() -> epath.Path:
+        folder.finish([path for _, paths in work for path in paths])
+        return write_report(config.out)
+
+    return processes.on_first(finish)
+
+
+def _open_cells(
+    config: SweepConfig, backbone: Backbone, folder: ResultsFolder
+) -> tuple[list[tuple[Cell, Rule]], list[epath.Path]]:
+    """What is not finished of a backbone, as the first process sees it, and the paths of all its cells' rows."""
+    blocks = config.blocks(backbone.spec.config.depth)
+    all_cells = [((layer, token), rule) for layer in blocks for token in config.tokens for rule in config.rules]
+    paths = [folder.cell(backbone.spec.name, *cell, rule) for cell, rule in all_cells]
+    there = np.array([processes.is_first() and path.exists() for path in paths])
+    there = processes.from_first(there)
+    return [item for item, finished in zip(all_cells, there, strict=True) if not finished], paths
 
 
 def _sweep_backbone(
-    config: SweepConfig, backbone: Backbone, data: PreparedData, folder: ResultsFolder, mesh: Mesh
-) -> list[Path]:
-    """All cells of one backbone, from one pass over each split; returns the paths of their finished rows."""
+    config: SweepConfig,
+    backbone: Backbone,
+    plan: BackbonePlan,
+    todo: set[tuple[Cell, Rule]],
+    data: PreparedData,
+    folder: ResultsFolder,
+) -> None:
+    """All open cells of one backbone, from as few passes over the images as fit the memory."""
     spec = backbone.spec
     note_backbone(backbone, config.task, folder)
-    cells = [(layer, token) for layer in config.blocks(spec.config.depth) for token in config.tokens]
-    paths = {(cell, rule): folder.cell(spec.name, *cell, rule) for cell in cells for rule in config.rules}
-    open_cells = list(dict.fromkeys(cell for (cell, _), path in paths.items() if not path.exists()))
-    if open_cells:
-        labels = {split: data.labels(backbone, split) for split in ("train", "val")}
-        features = {split: data.features(backbone, split, open_cells, mesh) for split in ("train", "val")}
-        labels = {split: labels[split].take(features[split].kept) for split in labels}
-        with folder.stage(f"draw, {spec.name}", "concepts", len(data.dataset.concepts)):
-            design = Design.draw(labels["train"], labels["val"], config)
-        for cell in progress(open_cells, total=len(open_cells), label=f"{spec.name} probes", unit="token"):
-            tables = [place_table(features[split].rows[cell], labels[split], mesh) for split in ("train", "val")]
+    design = None
+    for cells in plan.passes:
+        data.extract(backbone, plan, cells)
+        if design is None:
+            # Only now is it known which images cannot be decoded.
+            labels = {split: data.labels(backbone, split) for split in SPLITS}
+            with folder.stage(f"draw, {spec.name}", "concepts", len(data.dataset.concepts)):
+                design = Design.draw(labels["train"], labels["val"], config)
+        for cell in progress(cells, total=len(cells), label=f"{spec.name} probes", unit="token"):
+            tables = [data.table(backbone, split, cell, labels[split], plan) for split in SPLITS]
             work = SweepCell(config, data.dataset.name, spec, cell, design, *tables)
-            for rule in config.rules:
-                if not paths[cell, rule].exists():
-                    with folder.stage(f"{rule}, {spec.name} {cell[0]} {cell[1]}", "concepts", len(design.pools)):
-                        templates, rows, notes = work.run(rule)
-                    for note in notes:
-                        logging.warning("%s", note)
-                        folder.note(note)
-                    folder.templates(spec.name).mkdir(parents=True, exist_ok=True)
-                    save_templates(template_path(folder.templates(spec.name), *cell, rule), templates)
-                    # The rows come last: where they stand, the cell is finished.
-                    paths[cell, rule].parent.mkdir(exist_ok=True)
-                    write_table(make_table(rows), paths[cell, rule])
-    return list(paths.values())
+            for rule in (rule for rule in config.rules if (cell, rule) in todo):
+                with folder.stage(f"{rule}, {spec.name} {cell[0]} {cell[1]}", "concepts", len(design.pools)):
+                    templates, rows, notes = work.run(rule)
+                for note in notes:
+                    logging.warning("%s", note)
+                    folder.note(note)
+                if processes.is_first():
+                    folder.add_cell(templates, make_table(rows))
+            data.release(backbone, cell)
+
+
+def _foretell(data: PreparedData, backbones: Sequence[Backbone], plans: Sequence[BackbonePlan]) -> None:
+    """Prints how long the extraction of every backbone will take, by its first batches."""
+    for backbone, plan in zip(backbones, plans, strict=True):
+        if plan.cells:
+            rate = data.trial(backbone, plan.passes[0])
+            print(f"  {expected_time(plan.backbone, rate, plan.images)}", flush=True)
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the sweep that the flags ask for and says where its report is."""
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}; every option is a flag (--help lists them)")
-    report = run_sweep(run_config.sweep_config(flags.FLAGS))
-    print(f"report: {report}")
+    config = run_config.sweep_config(flags.FLAGS)
+    processes.guard(config)
+    processes.connect(config)
+    with processes.watched():
+        report = run_sweep(config)
+    if report:
+        print(f"report: {report}")
 
 
 if __name__ == "__main__":
     run_config.define_sweep_flags()
     flags.adopt_module_key_flags(run_config)  # --help lists the flags of this program, not only of this file
-    cli.run(main, flagfile_package="experiments.flags")
+    cli.run(
+        main,
+        flagfile_package="experiments.flags",
+        interrupted="interrupted; what was finished is kept: go on with the same command and --resume",
+    )

@@ -19,7 +19,7 @@ from vitprobe_jax.errors import InputError
 from vitprobe_jax.probes.cosine import fit_cosine
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.sampling import draw_support
-from vitprobe_jax.probes.trials import Unions
+from vitprobe_jax.probes.trials import Support
 
 NEEDS = ("sklearn",)
 DEFAULTS = {"rows": 100_000, "concepts": 200}
@@ -67,7 +67,7 @@ def prepare_library(config: BenchConfig) -> Work:
     train, draw = _problem(config)
     table = train.place()
     norm = fit_feature_norm(table, kind="none")
-    support = Unions.of(draw, train.labels, np.arange(config.concepts, dtype=np.int32))
+    support = Support.of(draw, train.labels, np.arange(config.concepts, dtype=np.int32), table.mesh)
 
     def run():
         return jax.block_until_ready(fit_cosine(table, support, norm=norm, shots=config.shots))

@@ -47,4 +47,4 @@ def _case(name: str, config: BenchConfig) -> Comparison:
 def prepare_limit(config: BenchConfig) -> Work:
     """The unavoidable work of the same problem."""
     train, pools, _ = draw_problem(config)
-    return Work(hyperplane_limit(train.place().flat, pools, PROTOCOL, config.seed), lambda _: None)
+    return Work(hyperplane_limit(train.place().rows, pools, PROTOCOL, config.seed), lambda _: None)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vitprobe_jax.features.streaming import take_rows
 from vitprobe_jax.probes.hyperplane import HyperplaneConfig, dense_from
 from vitprobe_jax.probes.sampling import RowPool
 
@@ -22,7 +23,7 @@ SIDE = 4096
 
 
 def hyperplane_limit(
-    rows: Float[Array, "N D"], pools: Sequence[RowPool], config: HyperplaneConfig, seed: int
+    rows: Float[Array, "I R D"], pools: Sequence[RowPool], config: HyperplaneConfig, seed: int
 ) -> Callable[[], None]:
     """A function that does the products of the mined rounds, and fetches as many random rows as all stages visit.
 
@@ -32,11 +33,12 @@ def hyperplane_limit(
         config: the protocol.
         seed: of templates and row numbers.
     """
-    sparse = [len(pool.negatives) for pool in pools if len(pool.negatives) < dense_from(len(rows))]
+    num_rows, width = rows.shape[0] * rows.shape[1], rows.shape[2]
+    sparse = [len(pool.negatives) for pool in pools if len(pool.negatives) < dense_from(num_rows)]
     num_dense = len(pools) - len(sparse)
-    w = jnp.asarray(np.random.default_rng(seed).standard_normal((num_dense, rows.shape[1])), rows.dtype)
+    w = jnp.asarray(np.random.default_rng(seed).standard_normal((num_dense, width)), rows.dtype)
     # More scores than these would not fit beside the rows of a large table.
-    together = max(1, min(num_dense, SCORES_AT_ONCE // len(rows)))
+    together = max(1, min(num_dense, SCORES_AT_ONCE // num_rows))
     visits = sum(
         len(pool.positives) + min(config.negative_ratio * len(pool.positives), len(pool.negatives)) for pool in pools
     )
@@ -45,7 +47,7 @@ def hyperplane_limit(
 
     @jax.jit
     def product(rows, w):
-        return jnp.einsum("cd,nd->cn", w, rows, preferred_element_type=jnp.float32)
+        return jnp.einsum("cd,nd->cn", w, rows.reshape(-1, width), preferred_element_type=jnp.float32)
 
     def run():
         for _ in range(config.rounds - 1):
@@ -57,19 +59,19 @@ def hyperplane_limit(
     return run
 
 
-def fetch_limit(rows: Float[Array, "N D"], visits: int, times: int, seed: int) -> Callable[[], None]:
+def fetch_limit(rows: Float[Array, "I R D"], visits: int, times: int, seed: int) -> Callable[[], None]:
     """A function that fetches `visits` random rows, so many times over."""
     steps = -(-visits // ROWS_AT_ONCE)
-    index = np.random.default_rng(seed).integers(0, len(rows), (steps, ROWS_AT_ONCE), np.int32)
+    index = np.random.default_rng(seed).integers(0, rows.shape[0] * rows.shape[1], (steps, ROWS_AT_ONCE), np.int32)
 
     @jax.jit
     def fetch(rows, index):
         def step(total, places):
             # A product with the fetched rows, so that they must exist.
-            z = rows[places].astype(jnp.float32)
+            z = take_rows(rows, places).astype(jnp.float32)
             return total + jnp.einsum("n,nd->d", jnp.ones(len(places)), z), None
 
-        return jax.lax.scan(step, jnp.zeros(rows.shape[1]), index)[0]
+        return jax.lax.scan(step, jnp.zeros(rows.shape[-1]), index)[0]
 
     index = jax.device_put(index)
 

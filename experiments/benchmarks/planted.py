@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from experiments.benchmarks.config import BenchConfig
 from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.errors import InputError
+from vitprobe_jax.features.streaming import HostRows
 from vitprobe_jax.features.table import FeatureTable, make_mesh, place_table
 from vitprobe_jax.types import Concept
 
@@ -36,7 +37,7 @@ class Planted:
     def place(self) -> FeatureTable:
         """The split on the devices."""
         images, num_rows, _ = self.labels.slots.shape
-        table = place_table(self.rows.reshape(images, num_rows, -1), self.labels, make_mesh())
+        table = place_table(HostRows(self.rows.reshape(images, num_rows, -1)), self.labels, make_mesh())
         return jax.block_until_ready(table)
 
 

@@ -51,7 +51,7 @@ def prepare_library(config: BenchConfig) -> Work:
 
     def run():
         fitted = fit_hyperplanes(
-            key, table.flat, pools, identities, norm=norm, config=PROTOCOL, memory_mb=config.probe_memory
+            key, table, pools, identities, norm=norm, config=PROTOCOL, memory_mb=config.probe_memory
         )
         return jax.block_until_ready((fitted.w, fitted.b))
 

@@ -29,7 +29,7 @@ from vitprobe_jax.probes.cosine import fit_cosine
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.hyperplane import HyperplaneConfig, fit_hyperplanes
 from vitprobe_jax.probes.sampling import concept_identity, draw_pools, draw_support
-from vitprobe_jax.probes.trials import Unions
+from vitprobe_jax.probes.trials import Support
 from vitprobe_jax.types import TOKENS, Concept
 
 DEFAULTS = {"rows": 12_400_000, "concepts": 1190, "width": 768}
@@ -72,7 +72,7 @@ def plant_on_device(config: BenchConfig) -> tuple[FeatureTable, LabelTable]:
         rows = _plant_block(rows, placed, directions, jax.random.key(config.seed), start, at_once=at_once)
     real = jax.device_put(np.ones(num_images, bool), by_image)
     slot_category = jax.device_put(labels.slot_category, NamedSharding(by_image.mesh, PartitionSpec()))
-    return FeatureTable(jax.block_until_ready(rows), placed, slot_category, real), labels
+    return FeatureTable(jax.block_until_ready(rows), placed, slot_category, real, by_image.mesh), labels
 
 
 @functools.partial(jax.jit, static_argnames="at_once", donate_argnames="rows")
@@ -111,7 +111,7 @@ def prepare_probes(config: BenchConfig) -> Work:
     def run():
         fitted = fit_hyperplanes(
             key,
-            table.flat,
+            table,
             [pools[k] for k in kept],
             [identities[k] for k in kept],
             norm=norm,
@@ -131,13 +131,13 @@ def prepare_probes(config: BenchConfig) -> Work:
 def limit_probes(config: BenchConfig) -> Work:
     """The products and fetches of the same pools."""
     table, pools, _ = _problem(config)
-    return Work(hyperplane_limit(table.flat, pools, HyperplaneConfig(), config.seed), lambda _: None)
+    return Work(hyperplane_limit(table.rows, pools, HyperplaneConfig(), config.seed), lambda _: None)
 
 
 def prepare_cosine(config: BenchConfig) -> Work:
     """All concepts, shot counts and trials; quality is the mean threshold."""
     table, labels = plant_on_device(config)
-    support, _ = _support(config, labels)
+    support, _ = _support(config, labels, table.mesh)
     norm = fit_feature_norm(table, kind="none")
     return Work(
         lambda: jax.block_until_ready(fit_cosine(table, support, norm=norm, shots=config.shots)),
@@ -148,8 +148,8 @@ def prepare_cosine(config: BenchConfig) -> Work:
 def limit_cosine(config: BenchConfig) -> Work:
     """Every image that any trial of a concept drew, fetched once."""
     table, labels = plant_on_device(config)
-    _, images = _support(config, labels)
-    return Work(fetch_limit(table.flat, images * PATCHES, 1, config.seed), lambda _: None)
+    _, images = _support(config, labels, table.mesh)
+    return Work(fetch_limit(table.rows, images * PATCHES, 1, config.seed), lambda _: None)
 
 
 def prepare_metrics(config: BenchConfig) -> Work:
@@ -202,12 +202,12 @@ def _probed(pools) -> np.ndarray:
     return np.array([k for k, p in enumerate(pools) if len(p.positives) and len(p.negatives)], np.int32)
 
 
-def _support(config: BenchConfig, labels: LabelTable) -> tuple[tuple[Unions, ...], int]:
+def _support(config: BenchConfig, labels: LabelTable, mesh: Mesh) -> tuple[Support, int]:
     """Support images of every concept that has one, and how many distinct ones the concepts have, added up."""
     draw = draw_support(labels, shots=max(config.shots), trials=config.trials, seed=config.seed)
     drawn = np.flatnonzero(draw.counts.min(axis=1)).astype(np.int32)
     distinct = sum(len(np.unique(draw.images[k][draw.images[k] >= 0])) for k in drawn)
-    return Unions.of(draw, labels, drawn), distinct
+    return Support.of(draw, labels, drawn, mesh), distinct
 
 
 def _forward(config: BenchConfig):

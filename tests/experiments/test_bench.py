@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 from experiments import bench
-from experiments.benchmarks import growth, planted, scale
+from experiments.benchmarks import data, growth, planted, scale
 from experiments.benchmarks.comparison import Comparison, format_table
 from experiments.benchmarks.config import require
 from experiments.benchmarks.timing import Measurement, Work, measure
@@ -116,6 +116,38 @@ def test_extract_compares_tokens():
     assert none is None
     # Zero would be the library compared with itself; float32 through 12 blocks gives about 1e-6.
     assert all(0 < difference < 2e-5 for difference in differences)
+
+
+def test_data_feeds_the_pixels_that_torch_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "FILES", 3)
+    data.write_photographs(tmp_path, seed=0)
+    config = make_config("probes", "--rows=16", "--batch_sizes=8", "--image_size=32")
+    comparison = data.compare_feeding(config, tmp_path, workers=0)
+    # One of 255 steps is 0.017; the rest is rounding of numbers up to 3.
+    assert comparison.quality["difference"][1] < 2e-6
+    assert comparison.quality["images/s"] == [8 / measured.seconds for measured in comparison.measurements]
+    library, rival = (measured.evidence for measured in comparison.measurements)
+    assert library.shape == rival.shape == (8, 32, 32, 3)
+    assert 0.5 < library.std() < 2  # Neither is blank.
+
+
+@pytest.mark.slow
+def test_data_measures_feeding_and_extraction(monkeypatch):
+    monkeypatch.setattr(data, "FILES", 3)
+    # Workers would be forked from this process, in which JAX has threads.
+    monkeypatch.setattr(data, "WORKERS", (0,))
+    sizes = ("--rows=64", "--batch_sizes=4", "--image_size=32", "--archs=vits16")
+    comparisons = data.compare(make_config("probes", *sizes))
+    feeding, extraction = comparisons
+    whole, *parts = (measured.seconds for measured in extraction.measurements)
+    assert extraction.ratio == max(parts) / whole
+    assert data.headline(comparisons)[1] == feeding.ratio
+
+
+@pytest.mark.parametrize("argument", ["--archs=vits99", "--image_size=30", "--rows=12"])
+def test_bad_data_flags(argument):
+    with pytest.raises(InputError, match=argument.partition("=")[0]):
+        data.compare(make_config("probes", argument))
 
 
 def test_command_ends_in_the_ratio_and_writes_json(tmp_path, capsys, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from absl import flags
+from absl import flags, logging
 
 from experiments.config import define_sweep_flags, sweep_config
 from experiments.sweep import run_sweep
@@ -33,7 +33,7 @@ def make_config(out, *arguments):
 def shapes_config(out, *arguments):
     return make_config(
         out,
-        "--dataset=shapes:48",
+        "--dataset=shapes:64",
         "--backbones=untrained_dino_tiny",
         "--image_size=64",
         "--tokens=k,x2",
@@ -137,7 +137,7 @@ def test_the_folder_says_what_was_done(sweep):
     assert "untrained control" in report.read_text()
     record = json.loads((config.out / "config.json").read_text())
     assert record["shots"] == [1, 3]
-    assert record["dataset"] == "shapes:48"
+    assert record["dataset"] == "shapes:64"
     run = json.loads((config.out / "run.json").read_text())
     assert run["versions"]["jax"]
     assert any("untrained control" in note for note in run["notes"])
@@ -154,29 +154,93 @@ def test_the_run_tells_of_steps_too_long_and_of_the_feature_norm(tmp_path):
     assert any(note.startswith("--feature_norm=center: the training mean") for note in notes)
 
 
-def test_a_resumed_sweep_ends_in_the_same_table(sweep, tmp_path):
+def same_results(out, reference):
+    """The bytes of everything that a sweep comes to."""
+    for path in [
+        reference / "results.parquet",
+        *(reference / "templates").rglob("*.*"),
+        *(reference / "cells").rglob("*.*"),
+    ]:
+        assert (out / path.relative_to(reference)).read_bytes() == path.read_bytes(), path
+    return True
+
+
+def test_a_resumed_sweep_ends_in_the_same_bytes(sweep, tmp_path):
     """A stop is a folder in which some cells are missing; here also the features come from a cache the second time."""
-    reference = read_table(sweep[0].out / "results.parquet")
     arguments = (f"--cache_dir={tmp_path / 'cache'}",)
     config = shapes_config(tmp_path / "out", *arguments)
     run_sweep(config)
+    assert same_results(Path(config.out), Path(sweep[0].out))
     lost = [config.out / "cells" / "untrained_dino_tiny" / name for name in ("3_k_cosine", "3_x2_hyperplane")]
     for path in lost:
         path.with_suffix(".parquet").unlink()
     (config.out / "results.parquet").unlink()
+    stages = len(json.loads((config.out / "run.json").read_text())["stages"])
     run_sweep(dataclasses.replace(config, resume=True))
-    resumed = read_table(config.out / "results.parquet")
-    assert resumed.equals(reference)
+    assert same_results(Path(config.out), Path(sweep[0].out))
+    # What the stopped run did is not forgotten.
+    assert len(json.loads((config.out / "run.json").read_text())["stages"]) > stages
+
+
+def test_memory_bounds_change_no_byte(sweep, tmp_path):
+    """One cell a pass over the images, the training table streamed in blocks: 48 images x 64 x 96 are 1.1 MiB."""
+    config = shapes_config(tmp_path / "out", "--host_memory=2", "--device_memory=1")
+    run_sweep(config)
+    extractions = [s for s in json.loads((config.out / "run.json").read_text())["stages"] if "extract" in s["stage"]]
+    assert len(extractions) == 2 * len(TOKENS)
+    assert same_results(Path(config.out), Path(sweep[0].out))
+
+
+def test_fewer_patches_an_image_are_a_sample_of_the_same(sweep, tmp_path):
+    config = shapes_config(tmp_path / "out", "--patches_per_image=8", "--rules=hyperplane", "--tokens=k")
+    run_sweep(config)
+    rows = {(row["name"], row["category"]): row for row in read_table(config.out / "results.parquet").to_pylist()}
+    whole = [row for row in sweep[2] if (row["token"], row["rule"]) == ("k", "hyperplane")]
+    for row in whole:
+        sampled = rows[row["name"], row["category"]]
+        assert sampled["n_pos_train"] <= row["n_pos_train"]
+        assert sampled["n_pos_train"] + sampled["n_neg_train"] <= 48 * 8
+    shares = [
+        rows[row["name"], row["category"]]["n_pos_train"] / row["n_pos_train"]
+        for row in whole
+        if row["n_pos_train"] > 99
+    ]
+    # Of 64 patches 8 are kept, of which in an annotated image all carry some label.
+    assert np.mean(shares) == pytest.approx(8 / 64, rel=0.5)
+    notes = json.loads((config.out / "run.json").read_text())["notes"]
+    assert any("--patches_per_image=8" in note for note in notes)
+
+
+def test_a_dry_run_tells_the_plan_and_touches_nothing(sweep, tmp_path, capsys):
+    config = shapes_config(tmp_path / "out", "--dry_run", f"--cache_dir={tmp_path / 'cache'}")
+    assert run_sweep(config) is None
+    text = capsys.readouterr().out
+    assert "2 (block, token) pairs, 0 cells finished" in text
+    assert "on disk, 0% there" in text
+    assert "images/s" in text
+    assert not (tmp_path / "out").exists()
+    run_sweep(dataclasses.replace(sweep[0], dry_run=True, resume=True))
+    assert "all 4 cells are finished" in capsys.readouterr().out
+
+
+def test_other_weights_in_the_same_cache_are_told_apart(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(logging, "warning", lambda text, *arguments: told.append(text % arguments))
+    small = ("--tokens=k", "--rules=hyperplane", f"--cache_dir={tmp_path / 'cache'}")
+    run_sweep(shapes_config(tmp_path / "a", *small))
+    assert not told
+    run_sweep(shapes_config(tmp_path / "b", *small, "--dtype=bfloat16"))
+    assert any("dtype is 'float32' there, 'bfloat16' here" in text for text in told)
 
 
 def test_a_folder_of_another_configuration_is_refused_and_stays(sweep):
     config, report, _ = sweep
-    before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in Path(config.out).rglob("*")}
     with pytest.raises(InputError, match=r"--trials was 2, is 3"):
         run_sweep(dataclasses.replace(config, trials=3, resume=True))
     with pytest.raises(InputError, match="add --resume"):
         run_sweep(config)
-    assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in Path(config.out).rglob("*")} == before
     assert report.exists()
 
 

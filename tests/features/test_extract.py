@@ -9,8 +9,9 @@ from vitprobe_jax.data.dataset import Annotation
 from vitprobe_jax.data.pipeline import image_batches
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.features.extract import extract
-from vitprobe_jax.features.table import make_mesh
+from vitprobe_jax.features.extract import extract, fitting_batch, shard_images
+from vitprobe_jax.features.store import MemoryStore, RowShape
+from vitprobe_jax.features.table import DATA_AXIS
 
 CELLS = [(0, "q"), (3, "x2"), (3, "k")]
 TRANSFORM = Transform((32, 32), "none", 1.0, "bicubic")
@@ -40,58 +41,129 @@ class NoiseSplit:
         return Annotation()
 
 
-def run(split, *, task="segmentation", dtype="float32", mesh=None, skip=False, backbone=None, batch_size=8):
-    mesh = mesh or jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    return extract(
+def make_store(task="segmentation", dtype="float32", num_images=11, num_rows=16):
+    return MemoryStore(RowShape(num_images, num_rows if task == "segmentation" else 1, 96, dtype))
+
+
+def run(
+    split,
+    *,
+    task="segmentation",
+    dtype="float32",
+    devices=1,
+    skip=False,
+    backbone=None,
+    batch_size=8,
+    store=None,
+    **options,
+):
+    store = store or make_store(task, dtype)
+    shards = store.missing(CELLS, range(store.shape.num_shards))
+    extract(
         backbone or load_backbone("untrained_dino_tiny"),
         split,
-        image_batches(split, TRANSFORM, batch_size=batch_size),
+        image_batches(shard_images(split, store.shape, shards), TRANSFORM, batch_size=batch_size),
+        store,
         CELLS,
+        shards,
         task=task,
         skip_corrupt=skip,
-        dtype=dtype,
-        mesh=mesh,
+        mesh=jax.sharding.Mesh(np.array(jax.devices()[:devices]), (DATA_AXIS,)),
+        **options,
     )
+    return store
+
+
+def rows_of(store, cell):
+    return store.source(cell).read(np.arange(store.shape.num_images))
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_rows_are_the_tokens_of_each_image(task):
     """Batches of 8 over 11 images, so the last one is padded."""
     split, backbone = NoiseSplit(), load_backbone("untrained_dino_tiny")
-    features = run(split, task=task)
+    store = run(split, task=task)
     tokens = backbone.tokens(np.stack([split.pixels(i) for i in range(11)]), CELLS)
     rows = slice(1, None) if task == "segmentation" else slice(0, 1)
     for cell in CELLS:
-        np.testing.assert_allclose(features.rows[cell], np.asarray(tokens[cell])[:, rows], rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(features.kept, np.arange(11))
+        np.testing.assert_allclose(rows_of(store, cell), np.asarray(tokens[cell])[:, rows], rtol=1e-4, atol=1e-5)
+    assert store.errors() == {}
 
 
-def test_one_device_equals_eight():
-    one, eight = run(NoiseSplit()), run(NoiseSplit(), mesh=make_mesh())
+@pytest.mark.parametrize("devices", [2, 3, 8])
+def test_any_number_of_devices_gives_the_rows_of_one(devices):
+    """To rounding: a device with another number of images multiplies matrices of other shapes."""
+    one, many = run(NoiseSplit()), run(NoiseSplit(), devices=devices)
     for cell in CELLS:
-        np.testing.assert_allclose(one.rows[cell], eight.rows[cell], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(rows_of(one, cell), rows_of(many, cell), rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_rows_are_close():
     full, half = run(NoiseSplit()), run(NoiseSplit(), dtype="bfloat16")
     for cell in CELLS:
-        assert half.rows[cell].dtype == jnp.bfloat16
+        assert rows_of(half, cell).dtype == jnp.bfloat16
         # bfloat16 keeps 8 bits; four blocks of rounding on tokens of deviation sigma stay within a few per cent of it.
-        error = half.rows[cell].astype(np.float32) - full.rows[cell]
-        assert np.sqrt((error**2).mean()) < 0.03 * full.rows[cell].std()
+        error = rows_of(half, cell).astype(np.float32) - rows_of(full, cell)
+        assert np.sqrt((error**2).mean()) < 0.03 * rows_of(full, cell).std()
 
 
-def test_corrupt_images_end_the_run_or_are_left_out():
+def test_corrupt_images_end_the_run_or_have_rows_of_zeros():
     split = NoiseSplit(corrupt=(2, 9))
     with pytest.raises(InputError, match=r"noise/2\.jpg"):
         run(split)
-    features, whole = run(split, skip=True), run(NoiseSplit())
-    assert features.kept.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 10]
-    assert len(features.errors) == 2
+    store, whole = run(split, skip=True), run(NoiseSplit())
+    assert list(store.errors()) == [2, 9]
+    assert "noise/9.jpg" in store.errors()[9]
+    good = [i for i in range(11) if i not in (2, 9)]
     for cell in CELLS:
-        np.testing.assert_array_equal(features.rows[cell], whole.rows[cell][features.kept])
-    with pytest.raises(InputError, match="no image could be decoded"):
-        run(NoiseSplit(corrupt=range(11)), skip=True)
+        np.testing.assert_array_equal(rows_of(store, cell)[good], rows_of(whole, cell)[good])
+        assert not rows_of(store, cell)[[2, 9]].any()
+
+
+def test_picked_rows_are_those_of_all_rows():
+    picks = np.sort(np.random.default_rng(0).permuted(np.tile(np.arange(16), (11, 1)), axis=1)[:, :5], axis=1)
+    whole, some = run(NoiseSplit()), run(NoiseSplit(), store=make_store(num_rows=5), picks=picks.astype(np.int32))
+    for cell in CELLS:
+        expected = np.take_along_axis(rows_of(whole, cell), picks[:, :, None], axis=1)
+        np.testing.assert_array_equal(rows_of(some, cell), expected)
+
+
+class SmallShards(RowShape):
+    """Shards of four images."""
+
+    shard_images = 4
+
+
+def test_missing_shards_get_the_bytes_of_an_undisturbed_run():
+    """Images are in the same batches whatever else is missing: shard 1 was there, 0 and 2 (of three images) are done."""
+    shape = SmallShards(11, 16, 96, "float32")
+    assert fitting_batch(3) == 2
+    whole, resumed = MemoryStore(shape), MemoryStore(shape)
+    run(NoiseSplit(), store=whole, batch_size=2)
+    resumed.write(1, {cell: rows_of(whole, cell)[4:8] for cell in CELLS}, {})
+    run(NoiseSplit(), store=resumed, batch_size=2)
+    for cell in CELLS:
+        np.testing.assert_array_equal(rows_of(resumed, cell), rows_of(whole, cell))
+
+
+def test_a_batch_of_several_shards_fills_them_all():
+    small, large = MemoryStore(SmallShards(11, 16, 96, "float32")), make_store()
+    split = NoiseSplit(corrupt=(2, 9))
+    for store in (small, large):
+        run(split, store=store, batch_size=8, skip=True)
+    assert small.missing(CELLS, range(3)) == []
+    assert small.errors() == large.errors()
+    for cell in CELLS:
+        np.testing.assert_array_equal(rows_of(small, cell), rows_of(large, cell))
+
+
+def test_a_store_that_fails_ends_the_extraction():
+    class Full(MemoryStore):
+        def write(self, shard, rows, errors):
+            raise InputError("--cache_dir: no space left")
+
+    with pytest.raises(InputError, match="no space left"):
+        run(NoiseSplit(), store=Full(make_store().shape))
 
 
 def test_a_token_that_is_not_finite_is_named():

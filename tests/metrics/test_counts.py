@@ -1,11 +1,9 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.probes.tables import planted_rows, random_labels
+from tests.probes.tables import planted_rows, random_labels, table_of
 from vitprobe_jax.data.labels import LabelTable
-from vitprobe_jax.features.table import make_mesh, place_table
 from vitprobe_jax.metrics import counts
 from vitprobe_jax.metrics.counts import count_cosine, count_hyperplanes, to_counts
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
@@ -20,11 +18,7 @@ def table(request):
     rng = np.random.default_rng(0)
     labels = random_labels(rng, images=37, rows=6, sizes={"object": 4, "part": 3})
     rows, directions = planted_rows(rng, labels, width=10, strength=2.0)
-    return labels, rows, directions.astype(np.float32), place_table(rows, labels, mesh_of(request.param))
-
-
-def mesh_of(devices):
-    return make_mesh() if devices == 8 else jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    return labels, rows, directions.astype(np.float32), table_of(rows, labels, devices=request.param)
 
 
 def sides(labels, k):
@@ -59,8 +53,8 @@ def test_hyperplane_counts_of_some_concepts_block_by_block(devices, block, monke
     rows = rng.integers(-3, 4, (37, 3, 8))
     w, b = rng.integers(-3, 4, (4, 8)), rng.integers(-3, 4, 4)
     monkeypatch.setitem(counts.CHUNK_BYTES, "cpu", block * 4 * 3 * (8 + 4))
-    counts._count_shards.clear_cache()  # The bound is read when the function is traced.
-    placed = place_table(rows.astype(jnp.bfloat16), labels, mesh_of(devices))
+    counts._count.clear_cache()  # The bound is read when the function is traced.
+    placed = table_of(rows.astype(jnp.bfloat16), labels, devices=devices)
     hyperplanes = jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32)
     counted = count_hyperplanes(placed, probed, labels.concept_category[probed], *hyperplanes)
     scores = rows @ w.T - b
@@ -88,7 +82,7 @@ def test_cosine_counts_equal_numpy(table):
     labels, rows, directions, placed = table
     concepts = np.arange(len(directions), dtype=np.int32)
     draw = draw_queries(labels, trials=3, seed=0)
-    trials = Trials.of(draw, labels, concepts)
+    trials = Trials.of(draw, labels, concepts, placed.mesh)
     rng = np.random.default_rng(1)
     alpha = rng.standard_normal((2, 3, *directions.shape)).astype(np.float32)
     t = rng.uniform(-0.3, 0.3, alpha.shape[:-1]).astype(np.float32)

@@ -1,8 +1,11 @@
 """Small tables with known labels, for the tests of probes and metrics."""
 
+import jax
 import numpy as np
 
 from vitprobe_jax.data.labels import LabelTable
+from vitprobe_jax.features.streaming import HostRows
+from vitprobe_jax.features.table import DATA_AXIS, FeatureTable, place_table
 from vitprobe_jax.types import Concept
 
 
@@ -29,3 +32,17 @@ def planted_rows(rng: np.random.Generator, labels: LabelTable, *, width: int, st
     shift = strength * padded[labels.slots].sum(axis=2)
     noise = rng.standard_normal((*labels.slots.shape[:2], width))
     return (noise + shift).astype(np.float32), directions
+
+
+def mesh_of(devices: int) -> jax.sharding.Mesh:
+    """The first devices of this process."""
+    return jax.sharding.Mesh(np.array(jax.local_devices()[:devices]), (DATA_AXIS,))
+
+
+def table_of(
+    rows: np.ndarray, labels: LabelTable, *, devices: int = 1, device_bytes: int | None = None
+) -> FeatureTable:
+    """On so many devices; with a bound, streamed."""
+    if device_bytes is None:
+        return place_table(HostRows(rows), labels, mesh_of(devices))
+    return place_table(HostRows(rows), labels, mesh_of(devices), resident=False, device_bytes=device_bytes)

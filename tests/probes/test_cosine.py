@@ -1,14 +1,12 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.probes.tables import planted_rows, random_labels
-from vitprobe_jax.features.table import make_mesh, place_table
+from tests.probes.tables import planted_rows, random_labels, table_of
 from vitprobe_jax.probes.cosine import cosines, fit_cosine
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.sampling import draw_support
-from vitprobe_jax.probes.trials import Unions
+from vitprobe_jax.probes.trials import Support
 
 
 def test_the_cosine_of_a_zero_vector_is_zero():
@@ -24,21 +22,21 @@ def planted():
     return labels, rows
 
 
-def fit(labels, rows, *, shots=(1, 3, 20), mesh=None):
-    mesh = mesh or jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    table = place_table(rows, labels, mesh)
+def fit(labels, rows, *, shots=(1, 3, 20), devices=1):
+    table = table_of(rows, labels, devices=devices)
     draw = draw_support(labels, shots=max(shots), trials=2, seed=0)
     concepts = np.arange(len(labels.concepts), dtype=np.int32)
-    support = Unions.of(draw, labels, concepts)
+    support = Support.of(draw, labels, concepts, table.mesh)
     norm = fit_feature_norm(table, kind="none")
     return [np.asarray(leaf) for leaf in fit_cosine(table, support, norm=norm, shots=shots)]
 
 
-def test_one_device_equals_eight(planted):
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_number_of_devices_is_of_no_account(planted, devices):
     labels, rows = planted
     one = fit(labels, rows)
-    eight = fit(labels, rows, mesh=make_mesh())
-    for a, b in zip(one, eight, strict=True):
+    many = fit(labels, rows, devices=devices)
+    for a, b in zip(one, many, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -47,16 +45,16 @@ def test_a_concept_alone_equals_a_concept_among_others():
     rng = np.random.default_rng(0)
     labels = random_labels(rng, images=60, rows=2, sizes={"object": 6})
     rows, _ = planted_rows(rng, labels, width=12, strength=3.0)
-    table = place_table(rows, labels, jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",)))
+    table = table_of(rows, labels)
     norm = fit_feature_norm(table, kind="standardize")
     draw = draw_support(labels, shots=20, trials=3, seed=0)
     concepts = np.arange(len(labels.concepts), dtype=np.int32)[::-1]
-    together = Unions.of(draw, labels, concepts)
-    assert len(together) > 1
+    together = Support.of(draw, labels, concepts, table.mesh)
+    assert len(together.groups) > 1
     alpha, t, counts = fit_cosine(table, together, norm=norm, shots=(2, 20))
     for i, k in enumerate(concepts):
-        alone = fit_cosine(table, Unions.of(draw, labels, concepts[i : i + 1]), norm=norm, shots=(2, 20))
+        alone = fit_cosine(table, Support.of(draw, labels, concepts[i : i + 1], table.mesh), norm=norm, shots=(2, 20))
         for of_all, of_one in zip((alpha, t, counts), alone, strict=True):
             np.testing.assert_allclose(of_all[:, :, i], of_one[:, :, 0], rtol=1e-5, atol=1e-6, err_msg=str(k))
-    none = fit_cosine(table, Unions.of(draw, labels, concepts[:0]), norm=norm, shots=(2, 20))
+    none = fit_cosine(table, Support.of(draw, labels, concepts[:0], table.mesh), norm=norm, shots=(2, 20))
     assert [leaf.shape for leaf in none] == [(2, 3, 0, 12), (2, 3, 0), (2, 3, 0, 2)]

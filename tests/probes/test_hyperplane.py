@@ -5,9 +5,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from tests.probes.tables import planted_rows, random_labels
+from tests.probes.tables import planted_rows, random_labels, table_of
 from vitprobe_jax.data.labels import LabelTable
-from vitprobe_jax.features.table import make_mesh, place_table
 from vitprobe_jax.probes import hyperplane
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.hyperplane import HyperplaneConfig, fit_hyperplanes, plan
@@ -23,14 +22,14 @@ def planted():
     return labels, rows, directions
 
 
-def fit_all(labels, rows, *, chosen=None, feature_norm="none", mesh=None, memory_mb=2048, **config):
+def fit_all(labels, rows, *, chosen=None, feature_norm="none", devices=1, memory_mb=2048, **config):
     config = HyperplaneConfig(**config)
-    table = place_table(rows, labels, mesh or jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",)))
+    table = table_of(rows, labels, devices=devices)
     pools = draw_pools(labels, ratio=config.pool_ratio, seed=0)
     chosen = range(len(pools)) if chosen is None else chosen
     return fit_hyperplanes(
         jax.random.key(0),
-        table.flat,
+        table,
         [pools[k] for k in chosen],
         [concept_identity(labels.concepts[k]) for k in chosen],
         norm=fit_feature_norm(table, kind=feature_norm),
@@ -86,13 +85,10 @@ def test_a_concept_does_not_depend_on_the_others_nor_on_their_order(planted):
     np.testing.assert_array_equal(b_few, b[order])
 
 
-def test_one_device_equals_eight(planted):
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_number_of_devices_changes_no_bit(planted, devices):
     labels, rows, _ = planted
-    w, b = fit(labels, rows)
-    w_8, b_8 = fit(labels, rows, mesh=make_mesh())
-    assert make_mesh().size == 8
-    np.testing.assert_allclose(w_8, w, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(b_8, b, rtol=1e-4, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, fit_all(labels, rows, devices=devices), fit_all(labels, rows))
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.3])
@@ -165,8 +161,9 @@ def test_less_memory_changes_nothing():
     labels = sized_labels(np.geomspace(10, 3000, 40).astype(int))
     rows, _ = planted_rows(np.random.default_rng(0), labels, width=8, strength=3.0)
     pools = draw_pools(labels, ratio=20, seed=0)
-    ample = plan(pools, range(len(pools)), len(rows), config=HyperplaneConfig(), memory_mb=2048)
-    tight = plan(pools, range(len(pools)), len(rows), config=HyperplaneConfig(), memory_mb=2)
+    table = table_of(rows, labels)
+    ample = plan(pools, range(len(pools)), table, config=HyperplaneConfig(), memory_mb=2048)
+    tight = plan(pools, range(len(pools)), table, config=HyperplaneConfig(), memory_mb=2)
     assert len(ample[0]) == 1
     assert len(tight[0]) > 1
     assert tight[1] < ample[1]

@@ -17,7 +17,7 @@ def make_pools(sizes, *, available=10**9, seed=0):
     ]
 
 
-def waves_of(pools, *, max_slots=10**9, group_size=16, dense_from=0):
+def waves_of(pools, *, max_slots=10**9, group_size=16, dense_from=0, num_devices=1):
     return plan_waves(
         pools,
         range(len(pools)),
@@ -26,6 +26,7 @@ def waves_of(pools, *, max_slots=10**9, group_size=16, dense_from=0):
         group_size=group_size,
         max_slots=max_slots,
         dense_from=dense_from,
+        num_devices=num_devices,
     )
 
 
@@ -34,22 +35,42 @@ def test_little_is_visited_in_vain():
     sizes = np.exp(np.random.default_rng(0).uniform(np.log(50), np.log(50_000), 1000)).astype(int)
     pools = make_pools(sizes, available=100_000)
     (wave,) = waves_of(pools)
-    assert wave.layout.rows_needed == 3 * sizes.sum()
-    assert wave.layout.rows_needed <= wave.layout.rows_visited <= 1.15 * wave.layout.rows_needed
+    (layout,) = wave.layouts
+    assert layout.rows_needed == 3 * sizes.sum()
+    assert layout.rows_needed <= layout.rows_visited <= 1.15 * layout.rows_needed
     needed = sum(len(pool.negatives) for pool in pools)
-    assert wave.layout.pool.size <= 1.15 * needed
+    assert layout.pool.size <= 1.15 * needed
+
+
+@pytest.mark.parametrize("num_devices", [2, 8])
+@pytest.mark.parametrize("log_uniform", [False, True])
+def test_the_devices_have_the_same_work(log_uniform, num_devices):
+    """200 equal and 1,000 log-uniform concepts: rows visited, pools to score and memory, within 5%."""
+    sizes = np.full(200, 500)
+    if log_uniform:
+        sizes = np.exp(np.random.default_rng(0).uniform(np.log(50), np.log(50_000), 1000)).astype(int)
+    pools = make_pools(sizes, available=100_000)
+    (wave,) = waves_of(pools, dense_from=5000, num_devices=num_devices)
+    assert len(wave.layouts) == num_devices
+    for work in ("rows_visited", "rows_needed"):
+        of_device = [getattr(layout, work) for layout in wave.layouts]
+        assert max(of_device) <= 1.05 * min(of_device)
+    num_dense = [int(layout.num_dense) for layout in wave.layouts]
+    assert max(num_dense) <= min(num_dense) + 1
+    in_pools = [int(layout.n_pool.sum()) for layout in wave.layouts]
+    assert max(in_pools) <= 1.05 * min(in_pools)
 
 
 @pytest.mark.parametrize("max_slots", [10**9, 20_000, 1])
-def test_every_concept_keeps_its_rows(max_slots):
+@pytest.mark.parametrize("num_devices", [1, 3, 8])
+def test_every_concept_keeps_its_rows(max_slots, num_devices):
     sizes = [1, 43, 128, 129, 600, 7, 2]
     pools = make_pools(sizes, available=5000)
-    waves = waves_of(pools, max_slots=max_slots, group_size=4)
-    assert sorted(np.concatenate([wave.concepts for wave in waves])) == list(range(len(sizes)))
-    assert {tuple(leaf.shape for leaf in wave.layout) for wave in waves} == {
-        tuple(leaf.shape for leaf in waves[0].layout)
-    }
-    for concepts, layout in waves:
+    waves = waves_of(pools, max_slots=max_slots, group_size=4, num_devices=num_devices)
+    hands = [hand for wave in waves for hand in zip(wave.concepts, wave.layouts, strict=True)]
+    assert sorted(np.concatenate([concepts for concepts, _ in hands])) == list(range(len(sizes)))
+    assert len({tuple(leaf.shape for leaf in layout) for _, layout in hands}) == 1
+    for concepts, layout in hands:
         assert len(layout.n_pos) % 4 == 0
         for place, k in enumerate(concepts):
             pool = pools[k]
@@ -71,9 +92,9 @@ def test_waves_stay_within_the_bound():
     waves = waves_of(pools, max_slots=max_slots)
     assert len(waves) > 3
     for wave in waves:
-        used = sum(len(pools[k].negatives) for k in wave.concepts)
+        used = sum(len(pools[k].negatives) for k in wave.concepts[0])
         assert used <= max_slots
-        assert wave.layout.pool.size <= 2 * max_slots
+        assert wave.layouts[0].pool.size <= 2 * max_slots
 
 
 def test_the_order_of_concepts_is_of_no_account():
@@ -89,7 +110,7 @@ def test_the_order_of_concepts_is_of_no_account():
         max_slots=10**9,
         dense_from=0,
     )
-    for a, b in zip(wave.layout, other.layout, strict=True):
+    for a, b in zip(wave.layouts[0], other.layouts[0], strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -98,5 +119,5 @@ def test_concepts_with_large_pools_stand_first():
     pools = make_pools([500, 20, 300, 90])
     pools[2] = dataclasses.replace(pools[2], negatives=pools[2].negatives[:100])
     (wave,) = waves_of(pools, dense_from=1000)
-    assert wave.layout.num_dense == 2
-    assert wave.concepts.tolist() == [0, 3, 2, 1]
+    assert wave.layouts[0].num_dense == 2
+    assert wave.concepts[0].tolist() == [0, 3, 2, 1]

@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 
 from tests.probes.reference import cosine_template, feature_norm, hyperplane_template
-from tests.probes.tables import planted_rows, random_labels
+from tests.probes.tables import planted_rows, random_labels, table_of
 from vitprobe_jax.data.labels import LabelTable
-from vitprobe_jax.features.table import FeatureTable, place_table
 from vitprobe_jax.probes.cosine import fit_cosine
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.hyperplane import HyperplaneConfig, fit_hyperplanes
 from vitprobe_jax.probes.sampling import concept_identity, draw_pools, draw_support
-from vitprobe_jax.probes.trials import Unions
+from vitprobe_jax.probes.trials import Support
 from vitprobe_jax.types import Concept
 
 SIZES = {"object": (3, 20, 127, 128, 129, 300, 5600), "part": (200, 60)}
@@ -26,10 +25,6 @@ ERROR = {"adam": 2e-5, "sgd": 2e-6}
 size of the learning rate however small the gradient, and so magnify its rounding."""
 MARGIN = {"adam": 5e-5, "sgd": 1e-5}
 """Of mined scores, which are off by up to 2e-5 with Adam and 1e-6 with SGD: no rounding may turn the order around."""
-
-
-def one_device_table(rows, labels) -> FeatureTable:
-    return place_table(rows, labels, jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",)))
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +46,11 @@ def fit_both(planted, chosen, kind, optimizer, **config):
     """w and b of the engine, of the reference, and the reference's margins, in the order of `chosen`."""
     labels, rows = planted
     config = HyperplaneConfig(optimizer=optimizer, learning_rate=LEARNING_RATE[optimizer], **config)
-    table, key = one_device_table(rows, labels), jax.random.key(0)
+    table, key = table_of(rows, labels), jax.random.key(0)
     all_pools = draw_pools(labels, ratio=config.pool_ratio, seed=0)
     pools = [all_pools[k] for k in chosen]
     identities = [concept_identity(labels.concepts[k]) for k in chosen]
-    engine = fit_hyperplanes(key, table.flat, pools, identities, norm=fit_feature_norm(table, kind=kind), config=config)
+    engine = fit_hyperplanes(key, table, pools, identities, norm=fit_feature_norm(table, kind=kind), config=config)
     shift, scale = feature_norm(rows[:, 0], kind)
     reference = [
         hyperplane_template(key, rows[:, 0], pool, identity, shift=shift, scale=scale, config=config)
@@ -106,9 +101,9 @@ def test_cosine_templates(kind):
     labels = random_labels(rng, images=40, rows=9, sizes={"object": 4, "part": 2, "scene": 1})
     rows = axis_rows(rng, labels) if kind == "ties" else planted_rows(rng, labels, width=12, strength=3.0)[0]
     norm = "none" if kind == "ties" else kind
-    table = one_device_table(rows, labels)
+    table = table_of(rows, labels)
     draw = draw_support(labels, shots=max(SHOTS), trials=2, seed=0)
-    support = Unions.of(draw, labels, np.arange(len(labels.concepts), dtype=np.int32))
+    support = Support.of(draw, labels, np.arange(len(labels.concepts), dtype=np.int32), table.mesh)
     fitted = fit_cosine(table, support, norm=fit_feature_norm(table, kind=norm), shots=SHOTS)
     alpha, t, counts = (np.asarray(leaf) for leaf in fitted)
     assert draw.counts.min() < max(SHOTS)  # Some concept has too few images,

@@ -91,7 +91,6 @@ def capture_pixels(
     wanted: Sequence[tuple[int, str]],
     *,
     dtype=jnp.float32,
-    devices: int = 1,
 ) -> dict[tuple[int, Intermediate], Float[Array, "B ..."]]:
     """`capture` of RGB images in 0..255, a few at a time where that is faster (`IMAGES_AT_ONCE`).
 
@@ -102,14 +101,13 @@ def capture_pixels(
         images: pixels.
         wanted: as in `capture`.
         dtype: as in `capture`.
-        devices: that the images are spread over; each then has its share at once.
     """
 
     def run(part):
         return capture(config, params, normalize(part, preprocess), wanted, dtype=dtype)
 
     at_once = IMAGES_AT_ONCE.get(jax.default_backend())
-    turns = len(images) // at_once if at_once and devices == 1 else 0
+    turns = len(images) // at_once if at_once else 0
     if turns < 2:
         return run(images)
     in_turns, rest = jnp.split(images, [turns * at_once])

@@ -1,25 +1,24 @@
-"""Images -> rows of the feature table: one jitted forward a batch, images sharded over the mesh."""
+"""Images -> rows of the feature table: one jitted forward a batch, images spread over the devices of this process."""
 
-import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vitprobe_jax.backbones.capture import capture_pixels
-from vitprobe_jax.backbones.config import ViTConfig
+from vitprobe_jax.backbones.config import BackboneSpec, ViTConfig
 from vitprobe_jax.backbones.loading import Backbone
-from vitprobe_jax.data.dataset import ImageSplit
+from vitprobe_jax.data.dataset import ImageSplit, ImageSubset
 from vitprobe_jax.data.pipeline import Batch
 from vitprobe_jax.errors import InputError
+from vitprobe_jax.features.store import Cell, RowShape, RowStore
 from vitprobe_jax.features.table import DATA_AXIS
-from vitprobe_jax.types import Task, Token
-
-Cell = tuple[int, Token]
-"""(block, token): one table."""
+from vitprobe_jax.types import Task
 
 
 def select_rows(tokens: Float[Array, "B T D"], config: ViTConfig, task: Task) -> Float[Array, "B R D"]:
@@ -31,96 +30,167 @@ def select_rows(tokens: Float[Array, "B T D"], config: ViTConfig, task: Task) ->
     return jnp.mean(tokens[:, config.num_prefix_tokens :], axis=1, keepdims=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Features:
-    """The rows of one split on the host.
+def shard_images(split: ImageSplit, shape: RowShape, shards: Sequence[int]) -> ImageSubset:
+    """The images of some shards, ascending, as a split of its own."""
+    return ImageSubset(split, _numbers(shape, shards))
 
-    Attributes:
-        rows: by (block, token).
-        kept: numbers of the images whose rows these are; the others could not be decoded.
-        errors: what was wrong with the others.
+
+def fitting_batch(batch_size: int) -> int:
+    """The largest power of two up to `batch_size`: such batches fill shards without a rest, or hold whole ones.
+
+    So an image is always in the same batch, whatever else is missing, as long as a batch is no larger than a shard.
     """
-
-    rows: dict[Cell, Float[np.ndarray, "I R D"]]
-    kept: np.ndarray
-    errors: tuple[str, ...]
+    return 1 << (batch_size.bit_length() - 1)
 
 
 def extract(
     backbone: Backbone,
     split: ImageSplit,
     batches: Iterable[Batch],
+    store: RowStore,
     cells: Sequence[Cell],
+    shards: Sequence[int],
     *,
     task: Task,
     skip_corrupt: bool,
-    dtype: str,
     mesh: Mesh,
-) -> Features:
-    """Runs the frozen backbone once over all batches and keeps the rows of every cell.
+    picks: Int[np.ndarray, "I R"] | None = None,
+) -> None:
+    """Runs the frozen backbone once over some shards of a split and stores the rows of every cell, shard by shard.
 
     Args:
         backbone: the frozen model.
-        split: the images, for their names.
-        batches: the same images decoded, in order, all of one shape; a multiple of the mesh's devices each.
+        split: the whole split, for the names of its images.
+        batches: `shard_images` decoded, in order, in batches of `fitting_batch`.
+        store: takes the rows; its shape says the dtype, that of the computation too.
         cells: (block, token) pairs.
+        shards: which, ascending.
         task: which rows are kept.
-        skip_corrupt: leave out images that cannot be decoded instead of ending.
-        dtype: of the computation and of the kept rows.
-        mesh: images are spread over its data axis, parameters copied to every device.
+        skip_corrupt: give images that cannot be decoded rows of zeros and tell the store, instead of ending.
+        mesh: devices of this process; images are spread over them, parameters copied to each.
+        picks: rows of every image that are kept, of those of the task; all where None.
 
     Raises:
-        InputError: an image that cannot be decoded (unless skipped), a token that is not finite, no image left.
+        InputError: an image that cannot be decoded (unless skipped), a token that is not finite, a store that cannot be
+            written.
     """
-    cells = tuple(cells)
-    config, preprocess = backbone.spec.config, backbone.spec.preprocess
-    by_image = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-
-    def forward(params, images):
-        tokens = capture_pixels(config, preprocess, params, images, cells, dtype=jnp.dtype(dtype), devices=mesh.size)
-        rows = [select_rows(tokens[cell], config, task) for cell in cells]
-        finite = [jnp.all(jnp.isfinite(row), axis=(1, 2)) for row in rows]
-        return rows, jnp.stack(finite)
-
-    step = jax.jit(forward, in_shardings=(everywhere, by_image), out_shardings=(by_image, everywhere))
+    by_image, everywhere = (NamedSharding(mesh, PartitionSpec(axis)) for axis in (DATA_AXIS, None))
+    step = _forward(backbone.spec, tuple(cells), task, store.shape.dtype, mesh)
     params = jax.device_put(backbone.params, everywhere)
-    pieces: list[list[np.ndarray]] = [[] for _ in cells]
-    kept: list[int] = []
-    errors: list[str] = []
-    start = 0
+    numbers = _numbers(store.shape, shards)
+    by_shard = _Shards(store, cells, shards)
 
-    def collect(batch: Batch, start: int, outputs) -> None:
+    def start(batch: Batch):
+        chosen = None if picks is None else picks[numbers[batch.first : batch.first + batch.num_valid]]
+        padded = [_padded(leaf, mesh.size, len(batch.images)) for leaf in (batch.images, chosen) if leaf is not None]
+        return step(params, *jax.device_put(padded, by_image))
+
+    def collect(batch: Batch, outputs) -> None:
         rows, finite = outputs
-        wrong = dict(batch.errors)
+        wrong = {int(numbers[i]): message for i, message in batch.errors}
         if wrong and not skip_corrupt:
             raise InputError(next(iter(wrong.values())))
-        errors.extend(wrong.values())
-        good = np.array([i for i in range(batch.num_valid) if start + i not in wrong], int)
-        kept.extend(start + good)
-        bad = np.argwhere(~np.asarray(finite)[:, good])
+        images = numbers[batch.first : batch.first + batch.num_valid]
+        good = np.array([image not in wrong for image in images])
+        bad = np.argwhere(~np.asarray(finite)[:, : len(images)] & good[None])
         if len(bad):
-            (layer, token), image = cells[bad[0, 0]], split.name(start + int(good[bad[0, 1]]))
+            (layer, token), image = cells[bad[0, 0]], split.name(int(images[bad[0, 1]]))
             raise InputError(
                 f"{backbone.spec.name}: token {token} of block {layer} is not finite for image {image}; "
                 "check the checkpoint, or extract with --dtype=float32"
             )
-        for piece, row in zip(pieces, rows, strict=True):
-            piece.append(np.asarray(row)[good])
+        by_shard.add([np.asarray(row)[: len(images)] for row in rows], good, wrong)
 
-    pending = None
-    for batch in batches:
-        # The next batch is on its way before the last one is fetched, so the device never waits for the copy back.
-        outputs = step(params, jax.device_put(batch.images, by_image))
+    with by_shard:
+        pending = None
+        for batch in batches:
+            # The next batch is on its way before the last one is fetched, so the device never waits for the copy back.
+            outputs = start(batch)
+            if pending is not None:
+                collect(*pending)
+            pending = (batch, outputs)
         if pending is not None:
             collect(*pending)
-        pending = (batch, start, outputs)
-        start += batch.num_valid
-    if pending is not None:
-        collect(*pending)
-    if not kept:
-        raise InputError(
-            f"--dataset: no image could be decoded; the first: {errors[0] if errors else 'no image at all'}"
+
+
+@functools.lru_cache(maxsize=16)
+def _forward(spec: BackboneSpec, cells: tuple[Cell, ...], task: Task, dtype: str, mesh: Mesh):
+    """The jitted forward: rows of every cell, and which images have finite ones, [cells, B]."""
+
+    def forward(params, images, *picks):
+        tokens = capture_pixels(spec.config, spec.preprocess, params, images, cells, dtype=jnp.dtype(dtype))
+        rows = [select_rows(tokens[cell], spec.config, task) for cell in cells]
+        for chosen in picks:
+            rows = [jnp.take_along_axis(row, chosen[:, :, None], axis=1) for row in rows]
+        return rows, jnp.stack([jnp.all(jnp.isfinite(row), axis=(1, 2)) for row in rows])
+
+    by_image = PartitionSpec(DATA_AXIS)
+    # Every device does to its images what one device does to all: the same products of the same shapes, hence the same rows.
+    out_specs = (by_image, PartitionSpec(None, DATA_AXIS))
+
+    def spread(params, *per_image):
+        in_specs = (PartitionSpec(), *(by_image for _ in per_image))
+        return jax.shard_map(forward, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
+            params, *per_image
         )
-    rows = {cell: np.concatenate(piece) for cell, piece in zip(cells, pieces, strict=True)}
-    return Features(rows, np.array(kept), tuple(errors))
+
+    return jax.jit(spread)
+
+
+class _Shards:
+    """Puts batches together to shards and hands them to the store in a thread, one at a time: as a shard is written the
+    next one is computed, and two are in memory.
+    """
+
+    def __init__(self, store: RowStore, cells: Sequence[Cell], shards: Sequence[int]):
+        self._store, self._cells, self._shards = store, cells, iter(shards)
+        self._pool = ThreadPoolExecutor(1)
+        self._writing: Future | None = None
+        self._begin(next(self._shards, None))
+
+    def _begin(self, shard: int | None) -> None:
+        self._shard, self._filled, self._errors, self._rows = shard, 0, {}, {}
+
+    def add(self, rows: list[np.ndarray], good: np.ndarray, errors: dict[int, str]) -> None:
+        """Adds a batch; `good` tells which of its images have rows, the others get zeros."""
+        start = 0
+        while start < len(good):
+            images = self._store.shape.images_of(self._shard)
+            if not self._rows:
+                self._rows = {
+                    cell: np.zeros((len(images), *row.shape[1:]), row.dtype)
+                    for cell, row in zip(self._cells, rows, strict=True)
+                }
+            taken = slice(start, start + min(len(images) - self._filled, len(good) - start))
+            chosen = good[taken]
+            for cell, row in zip(self._cells, rows, strict=True):
+                self._rows[cell][self._filled : self._filled + len(chosen)][chosen] = row[taken][chosen]
+            self._errors |= {image: message for image, message in errors.items() if image in images}
+            self._filled += len(chosen)
+            start = taken.stop
+            if self._filled == len(images):
+                self._wait()
+                self._writing = self._pool.submit(self._store.write, self._shard, self._rows, self._errors)
+                self._begin(next(self._shards, None))
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
+    def __enter__(self) -> "_Shards":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self._pool.shutdown(wait=True)
+        if kind is None:
+            self._wait()
+
+
+def _numbers(shape: RowShape, shards: Sequence[int]) -> Int[np.ndarray, " n"]:
+    return np.array([image for shard in shards for image in shape.images_of(shard)], int)
+
+
+def _padded(leaf: np.ndarray, multiple: int, batch: int) -> np.ndarray:
+    """With zeros, to the length of a batch that can be dealt to so many devices."""
+    missing = -(-batch // multiple) * multiple - len(leaf)
+    return np.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)) if missing else leaf

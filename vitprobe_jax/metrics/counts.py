@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from vitprobe_jax.features.table import DATA_AXIS, FeatureTable
+from vitprobe_jax.features.streaming import finished
+from vitprobe_jax.features.table import FeatureTable, fold_images, on_all_devices, replicate
 from vitprobe_jax.metrics.balanced import Counts
 from vitprobe_jax.probes.cosine import cosines
 from vitprobe_jax.probes.feature_norm import Affine
@@ -24,15 +24,15 @@ def count_hyperplanes(
     table: FeatureTable,
     concept: Int[Array | np.ndarray, " K"],
     category: Int[Array | np.ndarray, " K"],
-    w: Float[Array, "K D"],
-    b: Float[Array, " K"],
+    w: Float[Array | np.ndarray, "K D"],
+    b: Float[Array | np.ndarray, " K"],
 ) -> Int[Array, "K 4"]:
     """(tp, fp, n_pos, n_neg) of every hyperplane over all rows of the table; row z is found where `w @ z - b >= 0`.
 
     Scores are products of float32 weights with rows as the table holds them, summed in float32.
 
     Args:
-        table: as `place_table` gives it, not traced: its mesh is asked for.
+        table: resident or streamed; every device goes through its own images.
         concept: index of each hyperplane's concept as the slots count them, from 0; none twice.
         category: index of its category.
         w: normals.
@@ -40,6 +40,7 @@ def count_hyperplanes(
 
     Raises:
         ValueError: a concept is given twice.
+        InputError: streamed rows could not be read.
     """
     concept, category = np.asarray(concept), np.asarray(category)
     if not len(concept):
@@ -48,37 +49,27 @@ def count_hyperplanes(
         raise ValueError("a concept is given twice; a row's slot can only count for one hyperplane")
     hyperplane_of_slot = np.full(np.max(concept) + 2, len(concept), np.int32)
     hyperplane_of_slot[concept + 1] = np.arange(len(concept))
+    hyperplanes = replicate((hyperplane_of_slot, category, w, b), table.mesh)
     num_categories = int(np.max(category)) + 1
-    mesh = table.rows.sharding.mesh
-    return _count_shards(table, hyperplane_of_slot, category, w, b, mesh=mesh, num_categories=num_categories)
+    return finished(table.rows, _count(table, *hyperplanes, num_categories=num_categories))
 
 
-@functools.partial(jax.jit, static_argnames=("mesh", "num_categories"))
-def _count_shards(table, hyperplane_of_slot, category, w, b, *, mesh, num_categories):
-    """Every device goes through its own images, block by block."""
+@functools.partial(jax.jit, static_argnames="num_categories")
+def _count(table, hyperplane_of_slot, category, w, b, *, num_categories):
     slots_in_CxM = jnp.arange(num_categories)[:, None] == table.slot_category[None, :]
+    _, num_rows, width = table.rows.shape
+    bound = CHUNK_BYTES.get(jax.default_backend(), DEFAULT_CHUNK_BYTES)
 
-    def count_images(rows_IxRxD, slots_IxRxM, *hyperplanes):
-        num_images, num_rows, width = rows_IxRxD.shape
-        bound = CHUNK_BYTES.get(jax.default_backend(), DEFAULT_CHUNK_BYTES)
-        block = min(num_images, max(1, bound // (4 * num_rows * (width + len(w)))))
+    def add_block(counts_Kx4, rows, slots, real, *hyperplanes):
+        del real  # Images that are not carry nothing in their slots.
+        z_NxD = rows.reshape(-1, width).astype(jnp.float32)
+        return counts_Kx4 + _count_block(z_NxD, slots.reshape(len(z_NxD), -1), *hyperplanes)
 
-        def add_block(i, counts_Kx4):
-            # The last block is moved back to end with the table; what was counted before carries nothing.
-            start = jnp.minimum(i * block, num_images - block)
-            rows, slots = (jax.lax.dynamic_slice_in_dim(x, start, block) for x in (rows_IxRxD, slots_IxRxM))
-            fresh = (start + jnp.arange(block) >= i * block)[:, None, None]
-            slots = jnp.where(fresh, slots, 0).reshape(block * num_rows, slots.shape[-1])
-            return counts_Kx4 + _count_block(rows.reshape(-1, width).astype(jnp.float32), slots, *hyperplanes)
-
-        zeros = jax.lax.pcast(jnp.zeros((len(w), 4), jnp.int32), DATA_AXIS, to="varying")
-        return jax.lax.psum(jax.lax.fori_loop(0, -(-num_images // block), add_block, zeros), DATA_AXIS)
-
-    sharded, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
-    replicated = (slots_in_CxM, hyperplane_of_slot, category, w, b)
-    in_specs = (sharded, sharded, *(everywhere for _ in replicated))
-    count = jax.shard_map(count_images, mesh=mesh, in_specs=in_specs, out_specs=everywhere)
-    return count(table.rows, table.slots, *replicated)
+    zeros = jnp.zeros((len(w), 4), jnp.int32)
+    together = max(1, bound // (4 * num_rows * (width + len(w))))
+    hyperplanes = (slots_in_CxM, hyperplane_of_slot, category, w, b)
+    by_device = fold_images(add_block, zeros, table, *hyperplanes, images_at_once=together)
+    return on_all_devices(jnp.sum(by_device, axis=0), table.mesh)
 
 
 def _count_block(z_NxD, slots_NxM, slots_in_CxM, hyperplane_of_slot, category, w, b):
@@ -102,17 +93,26 @@ def _count_block(z_NxD, slots_NxM, slots_in_CxM, hyperplane_of_slot, category, w
     return jnp.stack([tp_K, found_K - tp_K, n_pos_K, carried_K - n_pos_K], axis=1)
 
 
-@jax.jit
 def count_cosine(
     table: FeatureTable,
     trials: Trials,
-    alpha: Float[Array, "shots trials K D"],
-    t: Float[Array, "shots trials K"],
+    alpha: Float[Array | np.ndarray, "shots trials K D"],
+    t: Float[Array | np.ndarray, "shots trials K"],
     *,
     norm: Affine,
 ) -> Int[Array, "shots trials K 4"]:
-    """(tp, fp, n_pos, n_neg) of every cosine template over the rows of its query images (`sampling.draw_queries`)."""
+    """(tp, fp, n_pos, n_neg) of every cosine template over the rows of its query images (`sampling.draw_queries`).
 
+    Every device counts for its own concepts.
+
+    Raises:
+        InputError: streamed rows could not be read.
+    """
+    return finished(table.rows, _count_trials(table, trials, *replicate((alpha, t, norm), table.mesh)))
+
+
+@jax.jit
+def _count_trials(table, trials, alpha, t, norm):
     def count_one(z_SxRxD, sides, alpha, t):
         found_NxZ = cosines(z_SxRxD.reshape(-1, z_SxRxD.shape[-1]), alpha) >= t[None, :]
         sides_2xN = jnp.stack(sides).reshape(2, -1)
@@ -120,7 +120,8 @@ def count_cosine(
         totals_2x1 = jnp.sum(sides_2xN, axis=1, keepdims=True)
         return jnp.concatenate([found_2xZ, jnp.broadcast_to(totals_2x1, found_2xZ.shape)]).T
 
-    return map_trials(count_one, table, norm, trials, alpha, t)
+    counts = map_trials(count_one, table, norm, trials, alpha, t)[:, :, : t.shape[2]]
+    return on_all_devices(counts, table.mesh)
 
 
 def to_counts(counted: Int[Array | np.ndarray, "*shape 4"]) -> Counts:

@@ -6,16 +6,19 @@ S support images; t is chosen on the rows of the same images.
 
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from vitprobe_jax.features.table import FeatureTable, membership
+from vitprobe_jax.features.streaming import StreamedRows, finished, take_images
+from vitprobe_jax.features.table import DATA_AXIS, FeatureTable, membership, on_all_devices, replicate
 from vitprobe_jax.probes.feature_norm import Affine
 from vitprobe_jax.probes.threshold import best_threshold
-from vitprobe_jax.probes.trials import Unions, images_together
+from vitprobe_jax.probes.trials import Support, images_together
 
 
 def cosines(z: Float[Array, "*rows D"], alpha: Float[Array, "k D"]) -> Float[Array, "*rows k"]:
@@ -29,14 +32,14 @@ def _inverse_size(vectors):
     return jnp.where(size > 0, 1.0 / jnp.where(size > 0, size, 1.0), 0.0)
 
 
-@functools.partial(jax.jit, static_argnames="shots")
 def fit_cosine(
-    table: FeatureTable, support: tuple[Unions, ...], *, norm: Affine, shots: tuple[int, ...]
+    table: FeatureTable, support: Support, *, norm: Affine, shots: tuple[int, ...]
 ) -> tuple[Float[Array, "shots trials K D"], Float[Array, "shots trials K"], Int[Array, "shots trials K 2"]]:
-    """Fits every concept, shot count and trial in one call.
+    """Fits every concept, shot count and trial in one call, every device its own concepts.
 
     An image that several trials drew is read once for all of them, and again for the scores where a concept's images do
-    not fit `trials.CHUNK_BYTES`.
+    not fit `trials.CHUNK_BYTES`. Every device has all rows, or fetches those of its own concepts from a streamed table.
+    Results hang on the number of devices and on streaming by no more than float32 rounding: 1e-6 of alpha's length.
 
     Args:
         table: the training split.
@@ -45,19 +48,40 @@ def fit_cosine(
         shots: shot counts, each at most the images drawn; the first s images of a draw are used.
 
     Returns:
-        alpha and t in float32, and the numbers of (positive, negative) rows they were fitted on.
+        alpha and t in float32, and the numbers of (positive, negative) rows they were fitted on, on every device.
+
+    Raises:
+        InputError: streamed rows could not be read.
     """
-    fitted = [_fit_unions(table, unions, norm, shots) for unions in support]
-    place = jnp.argsort(jnp.concatenate([unions.place for unions in support]))
-    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[place], *fitted)
-    return tuple(jnp.moveaxis(leaf, 0, 2) for leaf in joined)
+    return finished(table.rows, _fit(table, support, replicate(norm, table.mesh), shots=shots))
+
+
+@functools.partial(jax.jit, static_argnames="shots")
+def _fit(table: FeatureTable, support: Support, norm: Affine, *, shots: tuple[int, ...]):
+    def of_device(rows, slots, slot_category, unions, norm):
+        return _fit_unions(_Images(rows, slots, slot_category), unions, norm, shots)
+
+    own, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
+    in_specs = (everywhere, everywhere, everywhere, own, everywhere)
+    spread = jax.shard_map(of_device, mesh=table.mesh, in_specs=in_specs, out_specs=own, check_vma=False)
+    fitted = [spread(table.rows, table.slots, table.slot_category, unions, norm) for unions in support.groups]
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[support.place], *fitted)
+    return on_all_devices(tuple(jnp.moveaxis(leaf, 0, 2) for leaf in joined), table.mesh)
+
+
+class _Images(NamedTuple):
+    """A table within a device's program."""
+
+    rows: Float[Array, "I R D"] | StreamedRows
+    slots: Int[Array, "I R M"]
+    slot_category: Int[Array, " M"]
 
 
 def _fit_unions(table, unions, norm, shots):
     """`fit_cosine` of one group, as [K, shots, trials, ...]."""
     num_concepts, width = unions.images.shape
     num_trials = unions.rank.shape[1]
-    images_at_once = images_together(table)
+    images_at_once = images_together(table.rows)
     num_chunks = -(-num_concepts // max(1, images_at_once // width))
     # The last chunk repeats its last concept, so that chunks are of one size.
     chunk = -(-num_concepts // max(1, num_chunks))
@@ -96,7 +120,7 @@ def _score_concept(table, unions, *, norm, shots, images_at_once):
         size = -(-count // num_blocks)
         padded = [jnp.pad(x, ((0, num_blocks * size - count), *[(0, 0)] * (x.ndim - 1))) for x in leaves]
         blocks = [x.reshape(num_blocks, size, *x.shape[1:]) for x in padded]
-        return jax.lax.map(lambda block: body(norm(table.rows[block[0]]), *block[1:]), blocks)
+        return jax.lax.map(lambda block: body(norm(take_images(table.rows, block[0])), *block[1:]), blocks)
 
     def split(x, chosen, axis):
         return zip(chosen, jnp.split(x, np.cumsum([trials_of[i] for i in chosen])[:-1], axis=axis), strict=True)

@@ -12,20 +12,23 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Int, Key
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Key
 
 from vitprobe_jax.errors import InputError
+from vitprobe_jax.features.streaming import finished
+from vitprobe_jax.features.table import DATA_AXIS, FeatureTable, on_all_devices, replicate
 from vitprobe_jax.probes.feature_norm import Affine
 from vitprobe_jax.probes.layout import Layout, Wave, plan_waves
-from vitprobe_jax.probes.mining import drawn, hardest, local_places, pool_scores
-from vitprobe_jax.probes.permutation import permutation_words, permute
+from vitprobe_jax.probes.mining import drawn, hardest, pool_scores, rows_scored
+from vitprobe_jax.probes.permutation import permutation_words
 from vitprobe_jax.probes.sampling import RowPool
+from vitprobe_jax.probes.training import Optimizer, make_optimizer, shuffle, train_epoch
 
 GROUP_SIZE = {"cpu": 16}
 """Concepts that take their gradient steps together, by platform. On a CPU the rows of a step (16 x 128 x 384 features are
@@ -42,8 +45,6 @@ BYTES_PER_SLOT = 24
 OVERSHOT_LOSS = 2 * math.log(2)
 """A regression whose last epoch ends above this has overshot: its steps are too long for the scale of the rows. An empty
 template has ln 2. Against the hardest negatives a sound one may end somewhat above that, not at its double."""
-
-Optimizer = Literal["sgd", "adam", "lbfgs"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ class Hyperplanes(NamedTuple):
 
 def fit_hyperplanes(
     key: Key[Array, ""],
-    rows: Float[Array, "N D"],
+    table: FeatureTable,
     pools: Sequence[RowPool],
     identities: Sequence[int],
     *,
@@ -112,53 +113,74 @@ def fit_hyperplanes(
     config: HyperplaneConfig,
     memory_mb: int = DEFAULT_MEMORY_MB,
 ) -> Hyperplanes:
-    """Fits one hyperplane a concept.
+    """Fits one hyperplane a concept, on all devices of the table's mesh.
+
+    Every device fits concepts of its own (`layout`), without a word to the others, and has all rows: those of a resident
+    table are gathered once a call, those of a streamed one are fetched by each device for itself. On a CPU a concept's
+    template has the same bits whatever the number of devices and of concepts beside it. Streamed or resident, it is the
+    same up to the rounding of products of another size (1e-5 of its largest weight, as long as no two scores for the last
+    place of a round are as near).
 
     Args:
         key: randomness of all concepts; each folds in its own identity, so it never depends on the others.
-        rows: the table's training rows, raw, any float dtype.
+        table: the training split.
         pools: the rows of every concept, which may be none; each has a positive and a negative at least.
         identities: 32-bit number of every concept, unique and stable.
         norm: feature norm in whose coordinates the regression is done; the result is folded back to raw rows.
         config: the protocol's numbers.
-        memory_mb: bound on what fitting adds to memory beside the table, 2^20 bytes each: the scores of some concepts
-            over all rows, and the row numbers of pools and batches. Less memory means more products of fewer concepts
-            and, where even the row numbers do not fit, several waves of concepts. It is exceeded only where a single
-            concept needs more.
+        memory_mb: bound on what fitting adds to the memory of a device beside the rows, 2^20 bytes each: the scores of
+            some concepts over all rows (over a window of streamed ones), and the row numbers of pools and batches. Less
+            memory means more products of fewer concepts and, where even the row numbers do not fit, several waves of
+            concepts. It is exceeded only where a single concept needs more.
 
     Returns:
-        Hyperplanes in the order of `pools`. One that diverged is not finite, or its loss is high: the caller checks.
+        Hyperplanes in the order of `pools`, on every device. One that diverged is not finite, or its loss is high: the
+        caller checks.
+
+    Raises:
+        InputError: streamed rows could not be read.
     """
     if not pools:
-        return Hyperplanes(jnp.zeros((0, rows.shape[1])), jnp.zeros(0), jnp.zeros(0))
-    waves, score_together = plan(pools, identities, len(rows), config=config, memory_mb=memory_mb)
-    fitted = []
-    for concepts, layout in waves:
-        wave = _fit_wave(key, rows, layout, norm, config=config, score_together=score_together)
+        width = table.rows.shape[-1]
+        return Hyperplanes(jnp.zeros((0, width)), jnp.zeros(0), jnp.zeros(0))
+    waves, score_together = plan(pools, identities, table, config=config, memory_mb=memory_mb)
+    key, norm = replicate((key, norm), table.mesh)
+    static = {"config": config, "score_together": score_together, "mesh": table.mesh}
+    fitted, places, start = [], np.zeros(len(pools), np.int32), 0
+    for wave in waves:
+        hyperplanes = _fit_wave(key, table.rows, _spread(wave.layouts, table.mesh), norm, **static)
         # The next wave's rows must not come into memory beside this one's.
-        wave = jax.block_until_ready(wave) if len(waves) > 1 else wave
-        fitted.append([leaf[: len(concepts)] for leaf in wave])
-    order = np.argsort(np.concatenate([wave.concepts for wave in waves]))
-    return Hyperplanes(*(jnp.concatenate(leaves)[order] for leaves in zip(*fitted, strict=True)))
+        fitted.append(jax.block_until_ready(hyperplanes) if len(waves) > 1 else hyperplanes)
+        for concepts, layout in zip(wave.concepts, wave.layouts, strict=True):
+            places[concepts] = start + np.arange(len(concepts))
+            start += len(layout.n_pos)
+    return finished(table.rows, _in_order(fitted, replicate(places, table.mesh)))
 
 
 def plan(
-    pools: Sequence[RowPool], identities: Sequence[int], num_rows: int, *, config: HyperplaneConfig, memory_mb: int
+    pools: Sequence[RowPool],
+    identities: Sequence[int],
+    table: FeatureTable,
+    *,
+    config: HyperplaneConfig,
+    memory_mb: int,
 ) -> tuple[list[Wave], int]:
     """The waves of concepts that fit the bound, and how many concepts are scored by one product."""
-    group_size = GROUP_SIZE.get(jax.default_backend(), DEFAULT_GROUP_SIZE)
     half = memory_mb << 19
     waves = plan_waves(
         pools,
         identities,
         negative_ratio=config.negative_ratio,
         batch_size=config.batch_size,
-        group_size=group_size,
+        group_size=GROUP_SIZE.get(jax.default_backend(), DEFAULT_GROUP_SIZE),
         max_slots=half // BYTES_PER_SLOT,
-        dense_from=dense_from(num_rows),
+        dense_from=dense_from(table.rows.shape[0] * table.rows.shape[1]),
+        num_devices=table.mesh.size,
     )
-    num_concepts = len(waves[0].layout.n_pos)
-    fitting = max(1, min(half // (4 * num_rows), max(int(wave.layout.num_dense) for wave in waves)))
+    layouts = [layout for wave in waves for layout in wave.layouts]
+    num_concepts = len(layouts[0].n_pos)
+    num_dense = max(int(layout.num_dense) for layout in layouts)
+    fitting = max(1, min(half // (4 * rows_scored(table.rows)), num_dense))
     return waves, max(c for c in range(1, fitting + 1) if num_concepts % c == 0)
 
 
@@ -167,13 +189,48 @@ def dense_from(num_rows: int) -> int:
     return math.ceil(num_rows * DENSE_SHARE.get(jax.default_backend(), DEFAULT_DENSE_SHARE))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "score_together"))
-def _fit_wave(key, rows, layout: Layout, norm: Affine, *, config: HyperplaneConfig, score_together: int) -> Hyperplanes:
+def _spread(layouts: Sequence[Layout], mesh: Mesh) -> Layout:
+    """The layouts along a new first axis, each on its device; no copy of all of them is made."""
+    split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+    def put(*leaves):
+        shape = (len(leaves), *leaves[0].shape)
+        return jax.make_array_from_callback(shape, split, lambda index: leaves[index[0].start or 0][None])
+
+    return jax.tree.map(put, *layouts)
+
+
+@jax.jit
+def _in_order(fitted: list[Hyperplanes], places) -> Hyperplanes:
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *fitted)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "score_together", "mesh"))
+def _fit_wave(key, rows, layout: Layout, norm: Affine, *, config, score_together, mesh) -> Hyperplanes:
+    """The hyperplanes of all devices in a row."""
+
+    def fit(key, rows, layout, norm):
+        own = jax.tree.map(lambda leaf: leaf[0], layout)
+        return _fit_layout(key, rows, own, norm, config=config, score_together=score_together)
+
+    own, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
+    # Loops start from carries that are the same on all devices, which the check would refuse.
+    spread = jax.shard_map(
+        fit, mesh=mesh, in_specs=(everywhere, everywhere, own, everywhere), out_specs=own, check_vma=False
+    )
+    return on_all_devices(spread(key, rows, layout, norm), mesh)
+
+
+def _fit_layout(
+    key, rows, layout: Layout, norm: Affine, *, config: HyperplaneConfig, score_together: int
+) -> Hyperplanes:
+    """All rounds of the concepts of one device."""
     num_groups = len(layout.group_steps)
-    num_concepts, width = len(layout.n_pos), rows.shape[1]
-    layout = jax.tree.map(jnp.asarray, layout)
+    num_concepts, width = len(layout.n_pos), rows.shape[-1]
     keys = jax.vmap(lambda identity: jax.random.fold_in(key, identity))(layout.identity)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config.optimizer, config.learning_rate)
+    full = config.optimizer == "lbfgs"
+    train = functools.partial(train_epoch, optimizer=optimizer, l2=config.l2, one_step=full)
     params = (jnp.zeros((num_concepts, width)), jnp.zeros(num_concepts))
     grouped = lambda leaf: leaf.reshape(num_groups, -1, *leaf.shape[1:])  # noqa: E731
     flat = lambda leaf: leaf.reshape(num_concepts, *leaf.shape[2:])  # noqa: E731
@@ -195,7 +252,7 @@ def _fit_wave(key, rows, layout: Layout, norm: Affine, *, config: HyperplaneConf
             lambda: drawn(words(round_number, 0), members, layout),
             lambda: mined(params, members),
         )
-        if config.optimizer == "lbfgs":
+        if full:
             state = jax.vmap(optimizer.init)(params)
 
         def epoch(carry, number):
@@ -203,7 +260,7 @@ def _fit_wave(key, rows, layout: Layout, norm: Affine, *, config: HyperplaneConf
             visits = shuffle(words(round_number, number), members, layout)
 
             def group(inputs):
-                return _train_group(rows, norm, visits, optimizer, config, *inputs)
+                return train(rows, norm, visits, *inputs)
 
             inputs = (n, first_batch, layout.group_steps, *jax.tree.map(grouped, (params, state)))
             return jax.tree.map(flat, jax.lax.map(group, inputs)), None
@@ -214,82 +271,3 @@ def _fit_wave(key, rows, layout: Layout, norm: Affine, *, config: HyperplaneConf
     start = (params, jax.vmap(optimizer.init)(params), layout.positives, jnp.zeros(num_concepts))
     params, _, _, loss = jax.lax.scan(one_round, start, jnp.arange(config.rounds))[0]
     return Hyperplanes(*norm.fold(*params), loss)
-
-
-def make_optimizer(config: HyperplaneConfig) -> optax.GradientTransformationExtraArgs:
-    """The optax optimiser of the regressions."""
-    if config.optimizer == "lbfgs":
-        return optax.lbfgs()
-    return optax.with_extra_args_support({"adam": optax.adam, "sgd": optax.sgd}[config.optimizer](config.learning_rate))
-
-
-def shuffle(words, members: Int[Array, "batches batch"], layout: Layout) -> Int[Array, "batches batch"]:
-    """The members of every concept in a random order of their own."""
-    mine = layout.batch_concept
-    n = (layout.n_pos + layout.n_neg)[mine]
-    order = permute(words[mine], local_places(layout), n)
-    return members.reshape(-1)[layout.first_batch[mine][:, None] * members.shape[1] + order]
-
-
-def _train_group(rows, norm: Affine, visits, optimizer, config: HyperplaneConfig, n, first_batch, steps, params, state):
-    """One epoch of G concepts side by side, each over its own n rows; also the mean loss of the rows."""
-    batch_size = visits.shape[1]
-
-    def batch(first_batch, n, number):
-        """Rows [batch, D] of one concept's batch, whether they are positives, which are real."""
-        codes = visits[jnp.minimum(first_batch + number, len(visits) - 1)]
-        real = number * batch_size + jnp.arange(batch_size) < n
-        # Negatives are coded as the complement of their row.
-        return rows.at[jnp.where(codes < 0, ~codes, codes)].get(mode="promise_in_bounds"), codes >= 0, real
-
-    def total_loss(params, z, is_pos, real):
-        """Cross-entropy of one concept, summed over the rows of a batch."""
-        w, b = params
-        # The norm is applied to the template, never to the rows: D numbers instead of batch x D.
-        raw_w, raw_b = norm.fold(w[None], b[None])
-        logits = jnp.einsum("nd,d->n", z, raw_w[0], preferred_element_type=jnp.float32) - raw_b
-        return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, is_pos.astype(jnp.float32)) * real)
-
-    def penalty(params):
-        return config.l2 / 2 * jnp.sum(params[0] ** 2)
-
-    def minibatch_step(number, carry):
-        def step(first_batch, n, params, state, loss):
-            z, is_pos, real = batch(first_batch, n, number)
-
-            def objective(params):
-                total = total_loss(params, z, is_pos, real)
-                return total / jnp.maximum(jnp.sum(real), 1) + penalty(params), total
-
-            (_, total), gradient = jax.value_and_grad(objective, has_aux=True)(params)
-            updates, new_state = optimizer.update(gradient, state, params)
-            new = (optax.apply_updates(params, updates), new_state, loss + total)
-            # A concept that is through while others of its group are not keeps everything, Adam's moments too.
-            return jax.tree.map(lambda a, b: jnp.where(number * batch_size < n, a, b), new, (params, state, loss))
-
-        return jax.vmap(step)(first_batch, n, *carry)
-
-    def full_step(first_batch, n, params, state):
-        """One step by all rows of a concept, which are gone through batch by batch as often as the line search asks."""
-
-        def value_and_gradient(params):
-            def add(number, sums):
-                return jax.tree.map(
-                    jnp.add, sums, jax.value_and_grad(total_loss)(params, *batch(first_batch, n, number))
-                )
-
-            sums = jax.lax.fori_loop(0, steps, add, (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)))
-            mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(n, 1), sums)
-            return jax.tree.map(jnp.add, mean, jax.value_and_grad(penalty)(params))
-
-        # A loop of unknown length has no reverse mode; the gradient comes with the value instead.
-        objective = jax.custom_vjp(lambda params: value_and_gradient(params)[0])
-        objective.defvjp(value_and_gradient, lambda gradient, g: (jax.tree.map(lambda leaf: g * leaf, gradient),))
-        value, gradient = value_and_gradient(params)
-        updates, state = optimizer.update(gradient, state, params, value=value, grad=gradient, value_fn=objective)
-        return optax.apply_updates(params, updates), state, value - penalty(params)
-
-    if config.optimizer == "lbfgs":
-        return jax.vmap(full_step)(first_batch, n, params, state)
-    params, state, loss = jax.lax.fori_loop(0, steps, minibatch_step, (params, state, jnp.zeros(len(n))))
-    return params, state, loss / jnp.maximum(n, 1)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
+from vitprobe_jax.features.streaming import StreamedRows, take_images
 from vitprobe_jax.probes.layout import BLOCK, LANES, Layout
 from vitprobe_jax.probes.ordered import ordered_int
 from vitprobe_jax.probes.permutation import permute
@@ -22,51 +23,83 @@ LOWEST = jnp.iinfo(jnp.int32).min
 
 
 def pool_scores(
-    rows: Float[Array, "N D"], w: Float[Array, "C D"], layout: Layout, *, score_together: int
+    rows: Float[Array, "I R D"] | StreamedRows, w: Float[Array, "C D"], layout: Layout, *, score_together: int
 ) -> Int[Array, "blocks BLOCK"]:
     """The score w.z of every row of every pool, as ordered integers; `LOWEST` where there is no row.
 
     Dense, for the first `layout.num_dense` concepts: all rows times the templates in one matrix product, of which each
     pool is read. Sparse, for the others, whose pools are a small part of the rows: the rows of the pools are fetched.
+    Streamed rows come window after window of images, and each gives the scores of the rows that it holds.
 
     Args:
         rows: of the table, raw.
         w: template of every concept for raw rows.
         layout: the pools.
-        score_together: concepts of one product, a divisor of C; N x as many scores are held.
+        score_together: concepts of one product, a divisor of C; as many scores are held for each of `rows_scored(rows)`.
     """
     w = w.astype(rows.dtype)
     keys = jnp.full(layout.pool.shape, LOWEST)
+    num_images, num_rows, width = rows.shape
+    if not isinstance(rows, StreamedRows):
+        return _score_window(rows.reshape(-1, width), None, w, layout, keys, score_together)
+    at_once = min(num_images, rows.images_together)
+
+    def add_window(i, keys):
+        # The last window is moved back to end with the table: some rows are scored twice, to the same end.
+        start = jnp.minimum(i * at_once, num_images - at_once)
+        window = take_images(rows, start + jnp.arange(at_once)).reshape(-1, width)
+        return _score_window(window, start * num_rows, w, layout, keys, score_together)
+
+    return jax.lax.fori_loop(0, -(-num_images // at_once), add_window, keys)
+
+
+def rows_scored(rows: Float[Array, "I R D"] | StreamedRows) -> int:
+    """Rows of one product: all, or those of a window."""
+    num_images = min(rows.shape[0], rows.images_together) if isinstance(rows, StreamedRows) else rows.shape[0]
+    return num_images * rows.shape[1]
+
+
+def _score_window(window_NxD, first_row, w, layout: Layout, keys, score_together: int):
+    """Writes the keys of the rows from `first_row` on that are in the window; None: all rows are, and nothing is checked."""
 
     def over_blocks(first, end, at_once, score, keys):
-        """Writes `score(concepts [n], row numbers [n, BLOCK])` of the blocks of concepts first..end-1."""
+        """Writes `score(concepts [n], places in the window [n, BLOCK])` of the blocks of concepts first..end-1."""
         at_once = min(at_once, len(keys))
         begin, stop = jnp.searchsorted(layout.block_concept, jnp.stack([first, end]))
 
         def write(piece, keys):
             # The last piece overlaps what is no concern of it rather than run over the end.
             start = jnp.minimum(begin + piece * at_once, len(keys) - at_once)
-            concept, pool, old = (
+            concept, place, old = (
                 jax.lax.dynamic_slice_in_dim(x, start, at_once) for x in (layout.block_concept, layout.pool, keys)
             )
             number = start + jnp.arange(at_once) - layout.first_block[concept]
             real = number[:, None] * BLOCK + jnp.arange(BLOCK)[None] < layout.n_pool[concept][:, None]
-            mine = (concept >= first) & (concept < end)
-            new = jnp.where(real, ordered_int(score(concept, pool)), LOWEST)
-            return jax.lax.dynamic_update_slice_in_dim(keys, jnp.where(mine[:, None], new, old), start, 0)
+            mine = ((concept >= first) & (concept < end))[:, None]
+            if first_row is None:
+                new = jnp.where(real, ordered_int(score(concept, place)), LOWEST)
+                return jax.lax.dynamic_update_slice_in_dim(keys, jnp.where(mine, new, old), start, 0)
+            place = place - first_row
+            held = mine & real & (place >= 0) & (place < len(window_NxD))
+
+            def write_held():
+                new = ordered_int(score(concept, jnp.clip(place, 0, len(window_NxD) - 1)))
+                return jax.lax.dynamic_update_slice_in_dim(keys, jnp.where(held, new, old), start, 0)
+
+            return jax.lax.cond(jnp.any(held), write_held, lambda: keys)
 
         return jax.lax.fori_loop(0, -(-(stop - begin) // at_once), write, keys)
 
     def score_dense(chunk, keys):
         first = chunk * score_together
         w_chunk = jax.lax.dynamic_slice_in_dim(w, first, score_together)
-        scores = jnp.einsum("cd,nd->cn", w_chunk, rows, preferred_element_type=jnp.float32)
-        read = lambda concept, pool: scores[jnp.clip(concept - first, 0, score_together - 1)[:, None], pool]  # noqa: E731
+        scores = jnp.einsum("cd,nd->cn", w_chunk, window_NxD, preferred_element_type=jnp.float32)
+        read = lambda concept, place: scores[jnp.clip(concept - first, 0, score_together - 1)[:, None], place]  # noqa: E731
         end = jnp.minimum(first + score_together, layout.num_dense)
         return over_blocks(first, end, BLOCKS_READ, read, keys)
 
-    def score_sparse(concept, pool):
-        fetched = rows.at[pool].get(mode="promise_in_bounds")
+    def score_sparse(concept, place):
+        fetched = window_NxD.at[place].get(mode="promise_in_bounds")
         return jnp.einsum("bnd,bd->bn", fetched, w[concept], preferred_element_type=jnp.float32)
 
     keys = jax.lax.fori_loop(0, -(-layout.num_dense // score_together), score_dense, keys)

@@ -7,10 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from vitprobe_jax.data.labels import LabelTable
-from vitprobe_jax.features.table import FeatureTable, Membership, membership
+from vitprobe_jax.features.streaming import StreamedRows, take_images
+from vitprobe_jax.features.table import DATA_AXIS, FeatureTable, Membership, deal, membership, replicate
 from vitprobe_jax.probes.feature_norm import Affine
 from vitprobe_jax.probes.sampling import ImageDraw
 
@@ -23,7 +25,7 @@ DEFAULT_CHUNK_BYTES = 1 << 29
 
 @dataclasses.dataclass(frozen=True)
 class Trials:
-    """Images drawn for every concept and trial.
+    """Images drawn for every concept and trial; concepts split over the devices, the last one repeated to fill them.
 
     Attributes:
         concept: index of every concept as the slots count them, from 0.
@@ -38,14 +40,20 @@ class Trials:
     counts: Int[Array, "K trials"]
 
     @classmethod
-    def of(cls, draw: ImageDraw, labels: LabelTable, concepts: Int[np.ndarray, " k"]) -> "Trials":
+    def of(cls, draw: ImageDraw, labels: LabelTable, concepts: Int[np.ndarray, " k"], mesh: Mesh) -> "Trials":
         """The draws of some of the concepts of a label table."""
         images = np.maximum(draw.images[concepts], 0)
         arrays = (concepts, labels.concept_category[concepts], images, draw.counts[concepts])
-        return cls(*(jnp.asarray(array, jnp.int32) for array in arrays))
+        return cls(*(deal(_filled(array, mesh), mesh) for array in arrays))
 
 
 jax.tree_util.register_dataclass(Trials, ["concept", "category", "images", "counts"], [])
+
+
+def _filled(array: np.ndarray, mesh: Mesh) -> Int[np.ndarray, "..."]:
+    """As int32, the last entry repeated up to a multiple of the devices: all have the same work."""
+    padding = [(0, -len(array) % mesh.size if len(array) else 0), *[(0, 0)] * (array.ndim - 1)]
+    return np.pad(array, padding, "edge").astype(np.int32) if padding[0][1] else array.astype(np.int32)
 
 
 NEVER = np.iinfo(np.int32).max
@@ -59,7 +67,6 @@ class Unions(NamedTuple):
     draw can be.
 
     Attributes:
-        place: of every concept in the order that was asked for.
         concept: index of every concept as the slots count them, from 0.
         category: index of its category.
         images: distinct images of all its trials, padding is any number.
@@ -68,7 +75,6 @@ class Unions(NamedTuple):
         counts: images of each draw that are no padding; they stand first.
     """
 
-    place: Int[Array, " K"]
     concept: Int[Array, " K"]
     category: Int[Array, " K"]
     images: Int[Array, "K U"]
@@ -76,30 +82,44 @@ class Unions(NamedTuple):
     order: Int[Array, "K trials S"]
     counts: Int[Array, "K trials"]
 
+
+class Support(NamedTuple):
+    """Support images of concepts, those of 4^n to 4^(n + 1) distinct images together.
+
+    Attributes:
+        groups: concepts split over the devices, the last one of a group repeated to fill them.
+        place: of every concept among those of all groups, one after the other.
+    """
+
+    groups: tuple[Unions, ...]
+    place: Int[Array, " K"]
+
     @classmethod
-    def of(cls, draw: ImageDraw, labels: LabelTable, concepts: Int[np.ndarray, " k"]) -> tuple["Unions", ...]:
-        """The draws of some of the concepts of a label table, those of 4^n to 4^(n + 1) images together."""
+    def of(cls, draw: ImageDraw, labels: LabelTable, concepts: Int[np.ndarray, " k"], mesh: Mesh) -> "Support":
+        """The draws of some of the concepts of a label table."""
         scratch = np.zeros(len(labels.slots), int)
         unions = [_union(draw.images[k], draw.counts[k], scratch) for k in concepts]
         sizes = np.array([len(images) for images, _ in unions], int)
         power = np.log2(np.maximum(sizes, 1)).astype(int) // 2
-        groups = []
-        for place in [np.flatnonzero(power == n) for n in np.unique(power)] or [np.arange(0)]:
-            chosen = concepts[place]
+        groups, placed, start = [], np.zeros(len(concepts), np.int32), 0
+        for members in [np.flatnonzero(power == n) for n in np.unique(power)] or [np.arange(0)]:
+            chosen = concepts[members]
             counts = draw.counts[chosen]
-            width, depth = sizes[place].max(initial=1), counts.max(initial=1)
-            images = np.zeros((len(place), width), np.int32)
-            rank = np.full((len(place), counts.shape[1], width), NEVER, np.int32)
+            width, depth = sizes[members].max(initial=1), counts.max(initial=1)
+            images = np.zeros((len(members), width), np.int32)
+            rank = np.full((len(members), counts.shape[1], width), NEVER, np.int32)
             order = np.zeros((*counts.shape, depth), np.int32)
-            for i, k in enumerate(place):
+            for i, k in enumerate(members):
                 union, drawn = unions[k]
                 images[i, : len(union)] = union
                 order[i] = drawn[:, :depth]
                 trial, at = np.nonzero(np.arange(depth)[None] < counts[i][:, None])
                 rank[i, trial, order[i, trial, at]] = at
-            arrays = (place, chosen, labels.concept_category[chosen], images, rank, order, counts)
-            groups.append(cls(*(jnp.asarray(array, jnp.int32) for array in arrays)))
-        return tuple(groups)
+            arrays = (chosen, labels.concept_category[chosen], images, rank, order, counts)
+            groups.append(Unions(*(deal(_filled(array, mesh), mesh) for array in arrays)))
+            placed[members] = start + np.arange(len(members))
+            start += len(groups[-1].concept)
+        return cls(tuple(groups), replicate(placed, mesh))
 
 
 def _union(images: np.ndarray, counts: np.ndarray, scratch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,10 +137,11 @@ def _union(images: np.ndarray, counts: np.ndarray, scratch: np.ndarray) -> tuple
     return drawn[is_first], order
 
 
-def images_together(table: FeatureTable) -> int:
+def images_together(rows: Float[Array, "I R D"] | StreamedRows) -> int:
     """Images whose rows, raw and normalised, fit the bound on what is gathered at a time."""
     bound = CHUNK_BYTES.get(jax.default_backend(), DEFAULT_CHUNK_BYTES)
-    return max(1, bound // (2 * 4 * table.rows.shape[1] * table.rows.shape[2]))
+    fitting = max(1, bound // (2 * 4 * rows.shape[1] * rows.shape[2]))
+    return min(fitting, rows.images_together) if isinstance(rows, StreamedRows) else fitting
 
 
 def map_trials(
@@ -130,7 +151,7 @@ def map_trials(
     trials: Trials,
     *extra: Float[Array, "shots trials K ..."],
 ) -> PyTree[Array]:
-    """`body(rows, membership, *extra)` of every concept and trial.
+    """`body(rows, membership, *extra)` of every concept and trial, every device through its own concepts.
 
     Args:
         body: takes the normalised rows [S, R, D] of the drawn images, their `Membership` [S, R] and the item's slices of
@@ -138,27 +159,37 @@ def map_trials(
         table: rows of the split that the images were drawn from.
         norm: applied to the gathered rows.
         trials: the draws.
-        extra: further arguments by shot, trial and concept.
+        extra: further arguments by shot, trial and concept, without the concepts that fill the devices.
 
     Returns:
-        What `body` returns, as [shots, trials, K, ...].
+        What `body` returns, as [shots, trials, K, ...], with the concepts that fill the devices.
     """
-    num_concepts, num_trials, width = trials.images.shape
 
-    def one(item):
-        concept, category, images, count, *rest = item
-        sides = membership(table.slots[images], table.slot_category, concept, category)
-        real = (jnp.arange(width) < count)[:, None]
-        return body(norm(table.rows[images]), Membership(*(side & real for side in sides)), *rest)
+    def of_device(rows, slots, slot_category, norm, trials, *extra):
+        num_concepts, num_trials, width = trials.images.shape
 
-    items = (
-        jnp.repeat(trials.concept, num_trials),
-        jnp.repeat(trials.category, num_trials),
-        trials.images.reshape(-1, width),
-        trials.counts.reshape(-1),
-        *(jnp.moveaxis(leaf, 2, 0).swapaxes(1, 2).reshape(-1, leaf.shape[0], *leaf.shape[3:]) for leaf in extra),
-    )
-    mapped = jax.lax.map(one, items, batch_size=max(1, images_together(table) // width))
-    return jax.tree.map(
-        lambda leaf: jnp.moveaxis(leaf.reshape(num_concepts, num_trials, *leaf.shape[1:]), 2, 0).swapaxes(1, 2), mapped
-    )
+        def one(item):
+            concept, category, images, count, *rest = item
+            sides = membership(slots[images], slot_category, concept, category)
+            real = (jnp.arange(width) < count)[:, None]
+            return body(norm(take_images(rows, images)), Membership(*(side & real for side in sides)), *rest)
+
+        items = (
+            jnp.repeat(trials.concept, num_trials),
+            jnp.repeat(trials.category, num_trials),
+            trials.images.reshape(-1, width),
+            trials.counts.reshape(-1),
+            *(jnp.moveaxis(leaf, 2, 0).swapaxes(1, 2).reshape(-1, leaf.shape[0], *leaf.shape[3:]) for leaf in extra),
+        )
+        mapped = jax.lax.map(one, items, batch_size=max(1, images_together(rows) // width))
+        return jax.tree.map(
+            lambda leaf: jnp.moveaxis(leaf.reshape(num_concepts, num_trials, *leaf.shape[1:]), 2, 0).swapaxes(1, 2),
+            mapped,
+        )
+
+    filling = jnp.minimum(jnp.arange(len(trials.concept)), max(0, extra[0].shape[2] - 1)) if extra else None
+    filled = [leaf[:, :, filling] for leaf in extra]
+    everywhere, by_concept = PartitionSpec(), PartitionSpec(None, None, DATA_AXIS)
+    in_specs = (everywhere, everywhere, everywhere, everywhere, PartitionSpec(DATA_AXIS), *(by_concept for _ in extra))
+    spread = jax.shard_map(of_device, mesh=table.mesh, in_specs=in_specs, out_specs=by_concept, check_vma=False)
+    return spread(table.rows, table.slots, table.slot_category, norm, trials, *filled)

@@ -1,0 +1,170 @@
+"""Several processes as one run: how they find each other, what only the first does, what happens when one dies.
+
+The distribution itself is JAX's: `jax.distributed` starts it, meshes span all devices, arrays are sharded by NamedSharding.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from experiments.config import RunConfig
+from vitprobe_jax.cli import StopError
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.features.table import DATA_AXIS
+
+T = TypeVar("T")
+
+HEARTBEAT_SECONDS = 20
+"""A process that is silent for so long is taken for dead; one that closes its connections is seen at once."""
+PEER_LOST = "another process of this run ended; what was finished is kept: start all of them again with --resume"
+_GUARDED = "VITPROBE_GUARDED"
+_RUNTIME_LOG = re.compile(
+    r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ |\[Gloo\]|\*\*\* Check failure|    @ +0x|Additional GRPC|:UNKNOWN:"
+)
+_PEER_ERRORS = re.compile(
+    r"gloo|nccl|coordination service|heartbeat|connection (closed|reset)|socket closed|barrier", re.I
+)
+
+
+def guard(config: RunConfig) -> None:
+    """Runs this command once more as a child and ends as it ends; returns at once in that child, or in a run of one process.
+
+    JAX's runtime ends a process from within, by abort and with a stack trace, as soon as the first process of a run is
+    gone. No handler in that process can turn this into one line, so another one, which holds no connection, does.
+    """
+    if not config.coordinator or os.environ.get(_GUARDED):
+        return
+    child = subprocess.Popen(
+        sys.orig_argv, env=os.environ | {_GUARDED: "1"}, stderr=subprocess.PIPE, text=True, preexec_fn=_die_with_parent
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    held = []
+    for line in child.stderr:
+        if held or _RUNTIME_LOG.match(line):
+            held.append(line)
+            if line.startswith("error: "):
+                print(line, end="", file=sys.stderr, flush=True)
+        else:
+            print(line, end="", file=sys.stderr, flush=True)
+    code = child.wait()
+    if code == -signal.SIGABRT:
+        print(f"error: {PEER_LOST}", file=sys.stderr)
+        sys.exit(1)
+    if code not in (0, 1, 2, 130, 143):
+        sys.stderr.writelines(held)
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+def connect(config: RunConfig) -> None:
+    """Joins the other processes, where `--coordinator` says that there are some; before anything else is asked of JAX.
+
+    Raises:
+        InputError: they cannot be found.
+    """
+    if not config.coordinator:
+        return
+    # Processes of CPUs speak through gloo; on other devices the setting is of no account.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    where = {}
+    if config.coordinator != "auto":
+        where = {
+            "coordinator_address": config.coordinator,
+            "num_processes": config.num_processes,
+            "process_id": config.process_id,
+        }
+    try:
+        jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=120)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"--coordinator={config.coordinator}: the processes of this run did not find each other ({reason}); start as "
+            "many as --num_processes says, each with its own --process_id"
+        ) from error
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Turns what a lost process does to a computation into a `StopError`."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, InputError) or jax.process_count() == 1 or not _PEER_ERRORS.search(str(error)):
+            raise
+        raise StopError(PEER_LOST) from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes results and speaks."""
+    return jax.process_index() == 0
+
+
+def on_first(act: Callable[[], T]) -> T | None:
+    """Has the first process act while the others wait; they get None.
+
+    Raises:
+        InputError: the first one's; the others are told that there was one.
+    """
+    if jax.process_count() == 1:
+        return act()
+    result, failure = None, None
+    if is_first():
+        try:
+            result = act()
+        except InputError as error:
+            failure = error
+    refused = multihost_utils.broadcast_one_to_all(np.array(failure is not None))
+    if failure is not None:
+        raise failure
+    if refused:
+        raise InputError("the first process of this run was given bad input; its own message says which")
+    return result
+
+
+def from_first(flags: np.ndarray) -> np.ndarray:
+    """The first process' array, on all of them."""
+    return flags if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(flags))
+
+
+def share(count: int) -> range:
+    """This process' part of `count` consecutive things."""
+    ends = [count * p // jax.process_count() for p in (jax.process_index(), jax.process_index() + 1)]
+    return range(*ends)
+
+
+def make_meshes(num_devices: int) -> tuple[Mesh, Mesh]:
+    """The devices of all processes along one data axis, and those of this process alone.
+
+    Args:
+        num_devices: of each process; 0 takes all.
+
+    Raises:
+        InputError: a process has fewer.
+    """
+    fewest = min(sum(d.process_index == p for d in jax.devices()) for p in range(jax.process_count()))
+    if num_devices > fewest:
+        raise InputError(
+            f"--mesh: {num_devices} devices are asked for, a process here has {fewest}; give at most so many"
+        )
+    by_process = [
+        [d for d in jax.devices() if d.process_index == p][: num_devices or None] for p in range(jax.process_count())
+    ]
+    everywhere = [device for devices in by_process for device in devices]
+    return tuple(Mesh(np.array(devices), (DATA_AXIS,)) for devices in (everywhere, by_process[jax.process_index()]))
+
+
+def _die_with_parent() -> None:
+    """The kernel ends this process when the one that started it ends (Linux; elsewhere nothing happens)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -1,0 +1,131 @@
+"""Runs of several processes on the loopback, ended and unended; and what Ctrl-C does to a run of one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments.processes import PEER_LOST
+from vitprobe_jax.metrics.results import read_table
+
+SWEEP = (
+    "--dataset=shapes:160",
+    "--backbones=untrained_dino_tiny",
+    "--image_size=64",
+    "--tokens=k,x2",
+    "--shots=1,5",
+    "--trials=2",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """All these processes compile the same programs."""
+    folder = tmp_path_factory.mktemp("compiled")
+    COMPILED.update(JAX_COMPILATION_CACHE_DIR=str(folder), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+
+
+COMPILED: dict[str, str] = {}
+
+
+def environment(devices):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | COMPILED | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def start(tmp_path, out, *arguments, devices=1, **options):
+    command = [sys.executable, "-m", "experiments.sweep", *SWEEP, f"--out={tmp_path / out}", *arguments]
+    return subprocess.Popen(
+        command,
+        env=environment(devices),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def start_together(tmp_path, out, count, *arguments):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = (f"--cache_dir={tmp_path / out}-cache", f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}")
+    return [start(tmp_path, out, *arguments, *shared, f"--process_id={p}") for p in range(count)]
+
+
+def ended(process, seconds=300):
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def wait_for(path, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} never came"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    code, _, err = ended(start(folder, "out"))
+    assert code == 0, err
+    return folder / "out"
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_together_come_to_the_table_of_one(tmp_path, alone, count):
+    for code, out, err in map(ended, start_together(tmp_path, "out", count)):
+        assert code == 0, err
+    together, single = (read_table(folder / "results.parquet") for folder in (tmp_path / "out", alone))
+    # Images are computed in batches of the same shapes, concepts by the same programs: not only close, but equal.
+    assert together.equals(single)
+    for path in (alone / "templates").rglob("*.safetensors"):
+        assert (tmp_path / "out" / path.relative_to(alone)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_is_killed_the_others_end_in_one_line_and_resume_completes(tmp_path, alone, victim):
+    processes = start_together(tmp_path, "out", 2)
+    cells = tmp_path / "out" / "cells" / "untrained_dino_tiny"
+    wait_for(cells / "3_k_hyperplane.parquet")
+    os.killpg(processes[victim].pid, signal.SIGKILL)
+    code, _, err = ended(processes[1 - victim], 60)
+    assert code == 1
+    assert err.splitlines() == [f"error: {PEER_LOST}"]
+    ended(processes[victim])
+    assert not (tmp_path / "out" / "results.parquet").exists()
+    for code, _, err in map(ended, start_together(tmp_path, "out", 2, "--resume")):
+        assert code == 0, err
+    assert read_table(tmp_path / "out" / "results.parquet").equals(read_table(alone / "results.parquet"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_a_run_within_two_seconds_and_says_how_to_go_on(tmp_path, alone, number):
+    process = start(tmp_path, "out", "--num_workers=1")
+    wait_for(tmp_path / "out" / "config.json")
+    time.sleep(1.0)
+    process.send_signal(number)
+    begin = time.monotonic()
+    code, _, err = ended(process, 30)
+    # A second of grace for the main thread, and what the interpreter takes to end.
+    assert time.monotonic() - begin < 2.0
+    assert code == 128 + number
+    assert (
+        err.splitlines()[-1]
+        == "error: interrupted; what was finished is kept: go on with the same command and --resume"
+    )
+    code, _, err = ended(start(tmp_path, "out", "--resume"))
+    assert code == 0, err
+    assert (tmp_path / "out" / "results.parquet").read_bytes() == (alone / "results.parquet").read_bytes()
+
+
+def test_processes_that_do_not_find_each_other_end_in_one_line(tmp_path):
+    code, _, err = ended(start(tmp_path, "out", "--coordinator=127.0.0.1:1", "--num_processes=2", "--process_id=1"))
+    assert code == 2
+    assert "--cache_dir" in err
