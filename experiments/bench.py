@@ -1,7 +1,8 @@
 """Side-by-side benchmarks, rivals in the same run, on equal data: `python -m experiments.bench NAME`.
 
-NAME is one of `probes`, `growth`, `cosine`, `metrics`, `extract`. The last line ends in a plain number: how many times the
-library's time the fastest rival takes (in the least favourable case, where there are several); `growth` says its own.
+NAME is one of `probes`, `growth`, `stream`, `cosine`, `metrics`, `extract`, `data`, `labels`. The last line ends in a plain
+number: how many times the library's time the fastest rival takes (in the least favourable case, where there are several);
+`growth`, `stream`, `data` and `labels` say their own.
 """
 
 import dataclasses
@@ -14,14 +15,23 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.benchmarks import cosine, extract, growth, metrics, probes, scale
+from experiments.benchmarks import cosine, data, extract, growth, labels, metrics, probes, scale, stream
 from experiments.benchmarks.comparison import Comparison, format_table, to_json
 from experiments.benchmarks.config import BenchConfig, require
 from vitprobe_jax import cli
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.probes.hyperplane import DEFAULT_MEMORY_MB
 
-BENCHMARKS = {"probes": probes, "growth": growth, "cosine": cosine, "metrics": metrics, "extract": extract}
+BENCHMARKS = {
+    "probes": probes,
+    "growth": growth,
+    "stream": stream,
+    "cosine": cosine,
+    "metrics": metrics,
+    "extract": extract,
+    "data": data,
+    "labels": labels,
+}
 
 BUSY = 0.5
 """Load average from which a ratio is not to be trusted. PyTorch's two threads wait for each other by spinning: beside one

@@ -292,6 +292,8 @@ class PreparedData:
             num_workers=self.config.num_workers,
         )
         with contextlib.closing(batches):
+            # Workers start while the forward pass is compiled.
+            batches.start_prefetch()
             extract(
                 backbone,
                 self.splits[split],

@@ -48,8 +48,11 @@ def guard(config: RunConfig) -> None:
     child = subprocess.Popen(
         sys.orig_argv, env=os.environ | {_GUARDED: "1"}, stderr=subprocess.PIPE, text=True, preexec_fn=_die_with_parent
     )
+    # The child ends in order, and this one after it.
+    signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: child.send_signal(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     held = []
     for line in child.stderr:
         if held or _RUNTIME_LOG.match(line):
@@ -111,13 +114,14 @@ def is_first() -> bool:
 
 
 def on_first(act: Callable[[], T]) -> T | None:
-    """Has the first process act while the others wait; they get None.
+    """Has the first process act when all have come so far, while the others wait; they get None.
 
     Raises:
         InputError: the first one's; the others are told that there was one.
     """
     if jax.process_count() == 1:
         return act()
+    multihost_utils.sync_global_devices("on_first")
     result, failure = None, None
     if is_first():
         try:

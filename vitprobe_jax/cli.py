@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,9 +13,7 @@ from absl import app, flags, logging
 
 from vitprobe_jax.errors import InputError
 
-INTERRUPTED = "interrupted; what was finished is kept"
-GRACE_SECONDS = 1.0
-"""For the main thread to end by itself after Ctrl-C, before it is ended."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopError(RuntimeError):
@@ -24,18 +21,19 @@ class StopError(RuntimeError):
 
 
 def run(
-    main: Callable[[Sequence[str]], None], *, flagfile_package: str | None = None, interrupted: str = INTERRUPTED
+    main: Callable[[Sequence[str]], None], *, flagfile_package: str | None = None, interrupted: str | None = None
 ) -> None:
     """Parses the flags and calls `main(argv)`; never returns.
 
     Bad input (a flag that absl refuses, or an `InputError` from anywhere below) ends in one line on stderr and exit code
-    2, a `StopError` in one line and 1, Ctrl-C and SIGTERM in one line and 130 or 143, at once, whatever is being computed.
-    Other exceptions are bugs and keep their traceback.
+    2, a `StopError` in one line and 1, Ctrl-C in one line and 130. Other exceptions are bugs and keep their traceback.
 
     Args:
         main: what to run, given the positional arguments (argv[0] is the program).
         flagfile_package: a package with `*.flags` files; a bare `--flagfile=NAME` that is no file here is looked up there.
-        interrupted: what is said after Ctrl-C or SIGTERM: how to go on.
+        interrupted: for a command that can be ended anywhere, since all its files are written whole: what it says then, how
+            to go on. Ctrl-C and SIGTERM (143) end it at once. Other commands get Python's KeyboardInterrupt, which
+            waits for what is being computed, and tidy up.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -49,13 +47,14 @@ def run(
         return positional
 
     def guarded(argv: Sequence[str]) -> None:
-        _end_on_signals(interrupted)
+        if interrupted is not None:
+            _end_on_signals(interrupted)
         try:
             main(argv)
         except InputError as error:
             _fail(str(error))
-        except KeyboardInterrupt as stop:
-            _end(f"error: {interrupted}", 128 + (stop.args or (signal.SIGINT,))[0])
+        except KeyboardInterrupt:
+            _end("error: interrupted", 128 + signal.SIGINT)
         except StopError as error:
             # Not by sys.exit: on the way out JAX would wait for processes that are gone.
             _end(f"error: {error}", 1)
@@ -64,36 +63,33 @@ def run(
 
 
 def _end_on_signals(message: str) -> None:
-    """Ends the process within a moment of SIGINT or SIGTERM.
+    """Ends the process within a moment of SIGINT or SIGTERM, whatever it is in.
 
     Python runs its handlers between two instructions of the main thread, and a compiled fit may be one that takes minutes.
-    The number of the signal is written to a pipe at once, though, and a thread waits there. It leaves the main thread a
-    while to take its temporary files away; what it has written besides is whole at any moment.
+    The number of the signal is written to a pipe at once, though, and a thread waits there.
     """
 
-    def interrupt(number: int, _) -> None:
-        raise KeyboardInterrupt(number)
-
     def wait() -> None:
-        while (number := os.read(read, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
+        while (number := os.read(read, 1)[0]) not in _SIGNALS:
             pass
-        time.sleep(GRACE_SECONDS)
         _end(f"error: {message}", 128 + number)
 
+    # Python's tracker of shared memory, a process of its own, frees what the workers leave then, but would complain of it.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     read, write = os.pipe()
     os.set_blocking(write, False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=wait, daemon=True).start()
 
 
 def _end(message: str, code: int) -> None:
     """Ends the process here and now, its worker processes too."""
-    print(message, file=sys.stderr, flush=True)
-    sys.stdout.flush()
     for child in multiprocessing.active_children():
         child.kill()
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
     os._exit(code)
 
 

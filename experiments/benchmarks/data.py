@@ -21,7 +21,6 @@ give their last and their first value.
 """
 
 import dataclasses
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -63,10 +62,10 @@ WORKERS = (0, 1, 2)
 FILES = 64
 """Different images; a pass repeats them. Files that are read once more come from the system's memory either way."""
 HEIGHT, WIDTH, QUALITY = 375, 500, 90
-"""As in ImageNet: 110 KB each."""
+"""Of the size of ImageNet's; 90 KB each."""
 OCTAVES = 8
 IMAGES_A_FORWARD = 16
-"""Features are extracted of one in so many images: on two cores ViT-S/16 takes as long for it as decoding for 20."""
+"""Features are extracted of one in so many images: on two cores ViT-S/16 takes as long for one as decoding for 15."""
 
 
 def compare(config: BenchConfig) -> list[Comparison]:
@@ -156,7 +155,6 @@ def compare_feeding(config: BenchConfig, folder: Path, workers: int) -> Comparis
 
 def prepare_library(config: BenchConfig, folder: Path, workers: int, log: Path) -> Work:
     """The library's pipeline, and its normalisation on the device."""
-    _allow_workers()
     images, transform = _images(folder, config.rows), _transform(config)
     on_device = jax.jit(lambda pixels: normalize(pixels, Preprocess()))
 
@@ -174,7 +172,6 @@ def prepare_torch(config: BenchConfig, folder: Path, workers: int, log: Path) ->
     # isort: split
     from torch.utils.data import DataLoader
 
-    _allow_workers()
     t, library, expected = torchvision.transforms, _transform(config), Preprocess()
     steps = [
         t.Resize(round(config.image_size * library.resize_ratio), t.InterpolationMode.BICUBIC),
@@ -287,8 +284,3 @@ def _transform(config: BenchConfig) -> Transform:
 
 def _with(workers: int) -> str:
     return f"{workers} worker{'s' * (workers != 1)}" if workers else "in one process"
-
-
-def _allow_workers() -> None:
-    """A contender's process is a daemon, which may have no children; this one waits for its own."""
-    multiprocessing.current_process().daemon = False

@@ -1,13 +1,17 @@
 """A table on disk, eight times what a device may hold, streamed and resident: time, memory, and how far templates differ.
 
 Both do the same from the same file: the feature norm, hyperplanes, their counts, cosine templates and theirs, of a few of
-the planted concepts. The number at the end is the memory that streaming added to a process that had done all of it with a
-tiny table, over what it may add: the bound, and what fitting hyperplanes may take beside it. 1 or less is within.
+the planted concepts. The number at the end is the memory that a streamed call takes beyond that of its process (libraries,
+compiled programs, labels), over what it may take: the bound, and what fitting hyperplanes may have beside it. 1 or less is
+within.
 """
 
+import ctypes
 import dataclasses
+import gc
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -21,7 +25,7 @@ from experiments.benchmarks.timing import Work, measure
 from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.features.cache import CachedRows
 from vitprobe_jax.features.store import RowShape
-from vitprobe_jax.features.streaming import HostRows, RowSource
+from vitprobe_jax.features.streaming import RowSource
 from vitprobe_jax.features.table import FeatureTable, make_mesh, place_table
 from vitprobe_jax.metrics.counts import count_cosine, count_hyperplanes
 from vitprobe_jax.probes.cosine import fit_cosine
@@ -38,14 +42,13 @@ from vitprobe_jax.probes.sampling import (
 from vitprobe_jax.probes.trials import Support, Trials
 
 NEEDS = ()
-DEFAULTS = {"rows": 200_000, "concepts": 400, "shots": (1, 5, 10)}
+DEFAULTS = {"rows": 400_000, "concepts": 400, "shots": (1, 5, 10)}
 FACTOR = 8
 """The table over the bound."""
-PROBED = 32
+PROBED = 16
 """Concepts that are fitted. All visits of all concepts read the table hundreds of times, which says nothing more."""
 PROBE_MB = 64
 """As `--probe_memory`; enough for the concepts, and little beside the bound."""
-TINY_IMAGES = 4000
 CELL = (0, "k")
 
 
@@ -56,11 +59,13 @@ class Evidence:
     Attributes:
         templates: by name.
         accuracy: balanced, of every hyperplane on the rows that it was fitted on.
-        added_mb: peak of resident memory over that after the tiny table, 2^20 bytes; None where the system does not tell.
+        base_mb: resident memory of the process before a further call, 2^20 bytes; None where the system does not tell.
+        added_mb: the peak of that call over it.
     """
 
     templates: dict[str, np.ndarray]
     accuracy: np.ndarray
+    base_mb: float | None
     added_mb: float | None
 
 
@@ -85,6 +90,7 @@ def compare(config: BenchConfig) -> list[Comparison]:
     quality = {
         "accuracy": [float(evidence.accuracy.mean()) for evidence in (streamed, resident)],
         "its largest difference": [float(np.abs(streamed.accuracy - resident.accuracy).max()), None],
+        "base MB": [streamed.base_mb, resident.base_mb],
         "added MB": [streamed.added_mb, resident.added_mb],
         "may add MB": [bound / (1 << 20) + PROBE_MB, None],
     }
@@ -101,20 +107,19 @@ def headline(comparisons: list[Comparison]) -> tuple[str, float]:
 
 
 def prepare(config: BenchConfig, folder: str, labels: LabelTable, bound: int | None) -> Work:
-    """Everything, once with a tiny table; then what it comes to with the table on disk."""
-    few = labels.take(np.arange(TINY_IMAGES))
-    tiny = np.random.default_rng(0).standard_normal((*few.slots.shape[:2], config.width), np.float32)
+    """Everything, with the table on disk."""
     draws, source = Draws.of(config, labels), _store(folder, labels, config.width).source(CELL)
-    Draws.of(config, few).fit(config, _place(HostRows(tiny), few, bound and tiny.nbytes // FACTOR))
-    before = _high_water_mb()
+
+    def run():
+        return draws.fit(config, _place(source, labels, bound))
 
     def evidence(fitted) -> Evidence:
         templates, counts = fitted
         tp, fp, n_pos, n_neg = counts.astype(float).T
-        added = None if before is None else _high_water_mb() - before
-        return Evidence(templates, (tp / n_pos + 1 - fp / n_neg) / 2, added)
+        base, added = _memory_mb(run)
+        return Evidence(templates, (tp / n_pos + 1 - fp / n_neg) / 2, base, added)
 
-    return Work(lambda: draws.fit(config, _place(source, labels, bound)), evidence)
+    return Work(run, evidence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,9 +181,21 @@ def _write(folder: str, rows: np.ndarray) -> None:
         store.write(shard, {CELL: rows[images.start : images.stop]}, {})
 
 
-def _high_water_mb() -> float | None:
-    """Peak resident memory of this process alone, where the system tells."""
+def _memory_mb(run: Callable[[], object]) -> tuple[float | None, float | None]:
+    """Resident memory of this process, and what a call takes beyond it at its peak; None where the system does not tell.
+
+    What earlier calls have freed is given back first, or the call would take it from there.
+    """
+    gc.collect()
     try:
-        return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / (1 << 10)
-    except OSError:
-        return None
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # The peak starts from here.
+    except (OSError, AttributeError):
+        return None, None
+    base = _status_mb("VmRSS")
+    run()
+    return base, _status_mb("VmHWM") - base
+
+
+def _status_mb(name: str) -> float:
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / (1 << 10)

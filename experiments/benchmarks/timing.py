@@ -16,6 +16,8 @@ from typing import Any
 
 from experiments.benchmarks.config import BenchConfig
 
+END_SECONDS = 20.0
+"""For a contender to end after its last call."""
 REST_SECONDS = 0.2
 """Before every call: the threads of the one before may still spin in wait of work."""
 
@@ -101,7 +103,7 @@ def _isolated(config: BenchConfig, prepare: Callable[..., Work], *extra: Any) ->
     """`_steps` in a fresh process, which works only while a step is waited for."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, config, prepare, *extra), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, config, prepare, *extra))
     process.start()
     theirs.close()
     try:
@@ -114,14 +116,19 @@ def _isolated(config: BenchConfig, prepare: Callable[..., Work], *extra: Any) ->
     except EOFError as error:
         raise RuntimeError("a contender's process ended; was there too little memory?") from error
     finally:
+        # At the end of the pipe it ends by itself, and takes its own worker processes with it.
+        ours.close()
+        process.join(END_SECONDS)
         process.kill()
-        process.join()
 
 
 def _serve(pipe: Connection, config: BenchConfig, prepare: Callable[..., Work], *extra: Any) -> None:
     steps = _steps(config, prepare, *extra)
     while True:
-        pipe.recv()
+        try:
+            pipe.recv()
+        except EOFError:
+            return
         try:
             pipe.send(next(steps))
         except Exception as error:  # Told to the other side, which raises it.

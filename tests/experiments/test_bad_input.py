@@ -30,6 +30,7 @@ def run(capsys, monkeypatch, *extra, **changed):
     flags.FLAGS.unparse_flags()
     arguments = [f"--{name}={value}" for name, value in (GOOD | changed).items()]
     monkeypatch.setattr(sys, "argv", ["sweep", *arguments, *extra])
+    monkeypatch.setenv("PYTHONWARNINGS", "default")  # The command sets it, for processes that it starts.
     with pytest.raises(SystemExit) as stop:
         cli.run(sweep.main, flagfile_package="experiments.flags")
     return stop.value.code, capsys.readouterr().err

@@ -80,7 +80,7 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_together_come_to_the_table_of_one(tmp_path, alone, count):
-    for code, out, err in map(ended, start_together(tmp_path, "out", count)):
+    for code, _, err in map(ended, start_together(tmp_path, "out", count)):
         assert code == 0, err
     together, single = (read_table(folder / "results.parquet") for folder in (tmp_path / "out", alone))
     # Images are computed in batches of the same shapes, concepts by the same programs: not only close, but equal.
@@ -89,7 +89,7 @@ def test_processes_together_come_to_the_table_of_one(tmp_path, alone, count):
         assert (tmp_path / "out" / path.relative_to(alone)).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_when_one_is_killed_the_others_end_in_one_line_and_resume_completes(tmp_path, alone, victim):
     processes = start_together(tmp_path, "out", 2)
     cells = tmp_path / "out" / "cells" / "untrained_dino_tiny"
@@ -125,7 +125,7 @@ def test_ctrl_c_ends_a_run_within_two_seconds_and_says_how_to_go_on(tmp_path, al
     assert (tmp_path / "out" / "results.parquet").read_bytes() == (alone / "results.parquet").read_bytes()
 
 
-def test_processes_that_do_not_find_each_other_end_in_one_line(tmp_path):
+def test_processes_that_share_no_cache_end_in_one_line(tmp_path):
     code, _, err = ended(start(tmp_path, "out", "--coordinator=127.0.0.1:1", "--num_processes=2", "--process_id=1"))
     assert code == 2
     assert "--cache_dir" in err

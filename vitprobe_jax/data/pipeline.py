@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import gc
 import os
+import signal
 import time
 import weakref
 from collections.abc import Sequence
@@ -157,7 +158,8 @@ class ImageBatches(grain.DatasetIterator[Batch]):
         # Worker processes receive grain's own absl flags, which cannot be read before somebody has parsed them.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._num_workers))
+        options = grain.MultiprocessingOptions(num_workers=self._num_workers)
+        return batches.mp_prefetch(options, worker_init_fn=_leave_interrupts)
 
 
 def _close_all(iterators: list[grain.DatasetIterator]) -> None:
@@ -180,6 +182,12 @@ def _free_shared_memory() -> None:
     deadline = time.monotonic() + _FREE_SECONDS
     while block() is not None and time.monotonic() < deadline:
         time.sleep(1e-3)
+
+
+def _leave_interrupts(worker: int, num_workers: int) -> None:
+    """Ctrl-C goes to all processes of a terminal; it is for the first one to act on, which ends its workers."""
+    del worker, num_workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Decoded:

@@ -28,7 +28,8 @@ COPIES = 4
 """A window is counted so many times against the bound: once as the host hands it over, once on the device, twice for what
 is made of it there (in float32 where it is bfloat16)."""
 READS = 4
-"""The host reads a window in so many parts, of whole images, and keeps only the rows that are wanted."""
+"""The host reads at most so many parts of a window at a time, and keeps only the rows that are wanted. They are of
+consecutive images: a source that reads in chunks has all chunks in memory that the images of a call are in."""
 DEFAULT_DEVICE_BYTES = 1 << 30
 
 
@@ -148,8 +149,9 @@ def take_images(rows: Float[Array, "I R D"] | StreamedRows, images: Int[Array, "
 def finished(rows: Float[Array, "I R D"] | StreamedRows, results: PyTree) -> PyTree:
     """The results of a program that took from `rows`; of streamed ones, waits for them.
 
-    Every caller of such a program passes its results through here, which also keeps the source until then. A callback that raises would leave the devices in the
-    middle of the program and the user with JAX's traceback; instead it gives zeros, and what it met is raised here.
+    Every caller of such a program passes its results through here, which also keeps the source until then. A callback
+    that raises would leave the devices in the middle of the program and the user with JAX's traceback; instead it gives
+    zeros, and what it met is raised here.
 
     Raises:
         InputError: the source could not be read.
@@ -177,20 +179,18 @@ class _Stream:
         order = np.argsort(index, kind="stable")
         order = order[: np.searchsorted(index, num_images * per_image, sorter=order)]
         image, place = np.divmod(index[order], per_image)
-        starts = np.flatnonzero(np.diff(image, prepend=-1))
-        ends = np.append(starts[1:], len(order))
-        for first in range(0, len(starts), self.images_read):
-            block = slice(first, first + self.images_read)
+        # Parts are those of the table, wherever the wanted images begin.
+        cuts = np.append(np.flatnonzero(np.diff(image // self.images_read, prepend=-1)), len(order))
+        for start, end in itertools.pairwise(cuts):
             if self.error is not None:
                 break
+            is_new = np.diff(image[start:end], prepend=-1) > 0
             try:
-                units = self.source.read(image[starts[block]]).reshape(-1, *unit)
+                units = self.source.read(image[start:end][is_new]).reshape(-1, *unit)
             except Exception as error:
                 self.error = error
                 break
-            mine = slice(starts[block][0], ends[block][-1])
-            number = np.repeat(np.arange(len(starts[block])), (ends - starts)[block])
-            taken[order[mine]] = units[number * per_image + place[mine]]
+            taken[order[start:end]] = units[(np.cumsum(is_new) - 1) * per_image + place[start:end]]
         return taken
 
 

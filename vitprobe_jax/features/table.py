@@ -85,7 +85,8 @@ def place_table(
         def shard(index: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = index[0].indices(padded)
             leaf = read(np.arange(start, max(start, min(stop, num_images))))
-            return np.pad(leaf, [(0, stop - start - len(leaf)), *[(0, 0)] * len(unit)])
+            missing = stop - start - len(leaf)
+            return np.pad(leaf, [(0, missing), *[(0, 0)] * len(unit)]) if missing else leaf
 
         return jax.make_array_from_callback((padded, *unit), NamedSharding(mesh, PartitionSpec(DATA_AXIS)), shard)
 
