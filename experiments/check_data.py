@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from experiments.preparation import progress
+from experiments.progress import progress
 from vitprobe_jax import cli
 from vitprobe_jax.data import open_dataset
 from vitprobe_jax.data.broden import CATEGORIES, BrodenTables, file_sizes, read_tables

@@ -2,24 +2,19 @@
 
 import contextlib
 import dataclasses
-import datetime
 import functools
-import itertools
-import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
-import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Int
-from tqdm import tqdm
 
 from experiments.config import RunConfig
 from experiments.plan import BackbonePlan, Bounds, memory_bounds, plan_backbone
-from experiments.processes import is_first, on_first, share
+from experiments.processes import on_first, share
+from experiments.progress import TRIAL_BATCHES, foretold, progress, stamped
 from experiments.results_folder import ResultsFolder
 from vitprobe_jax.backbones.capture import check_layers
 from vitprobe_jax.backbones.loading import Backbone, load_backbone
@@ -27,7 +22,7 @@ from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED_OBJECTIVE
 from vitprobe_jax.data.dataset import Dataset, ImageSplit, draw_subset
 from vitprobe_jax.data.label_cache import cached_labels
 from vitprobe_jax.data.labels import LabelTable, build_labels
-from vitprobe_jax.data.pipeline import Batch, image_batches
+from vitprobe_jax.data.pipeline import image_batches
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.cache import FeatureCache
@@ -37,19 +32,6 @@ from vitprobe_jax.features.picks import pick_patches
 from vitprobe_jax.features.store import Cell, MemoryStore, RowShape, RowStore
 from vitprobe_jax.features.table import FeatureTable, place_table
 from vitprobe_jax.types import SPLITS, Split, Task
-
-T = TypeVar("T")
-
-ESTIMATE_SECONDS = 10.0
-"""After so long, compilation left out, the rest of an extraction is foretold."""
-TRIAL_BATCHES = 4
-"""What a dry run computes to foretell it."""
-
-
-def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterator[T]:
-    """The items, with rate and time left on a terminal, quietly elsewhere."""
-    quiet = not (is_first() and sys.stderr.isatty())
-    yield from tqdm(items, total=total, desc=label, unit=unit, disable=quiet, leave=False)
 
 
 def load_backbones(config: RunConfig) -> list[Backbone]:
@@ -192,7 +174,7 @@ class PreparedData:
             cells,
             list(range(shape.num_shards)),
             picks,
-            lambda batches: _stamped(batches, times),
+            lambda batches: stamped(batches, times),
         )
         times.append(time.monotonic())
         # The first batch waits for compilation; the last one is fetched after the iteration has ended.
@@ -277,7 +259,7 @@ class PreparedData:
         batch_size = fitting_batch(self.config.batch_size)
 
         def shown(batches):
-            batches = _foretold(batches, label, plan.images)
+            batches = foretold(batches, label, plan.images)
             return progress(batches, total=-(-count // batch_size), label=label, unit="batch")
 
         with self.folder.stage(f"extract, {label}", "images", count):
@@ -361,30 +343,3 @@ def note_backbone(backbone: Backbone, task: Task, folder: ResultsFolder) -> None
         )
     if task == "classification" and not spec.config.class_token:
         folder.note(f"{spec.name} has no [CLS]; the mean of its patch tokens stands for the image")
-
-
-def _foretold(batches: Iterable[Batch], label: str, num_images: int) -> Iterator[Batch]:
-    """The batches; once their rate is known, says how long the backbone's images will take."""
-    start, seen, told = None, 0, not is_first()
-    for batch in batches:
-        if start is not None:
-            seen += batch.num_valid
-        elapsed = time.monotonic() - start if start is not None else 0.0
-        if not told and elapsed > ESTIMATE_SECONDS:
-            told = True
-            print(expected_time(label, seen / elapsed, num_images // jax.process_count()), flush=True)
-        yield batch
-        # From the second batch on: the first one waited for compilation.
-        start = start if start is not None else time.monotonic()
-
-
-def expected_time(label: str, rate: float, num_images: int) -> str:
-    """A line that foretells an extraction; the rate is in images a second and process."""
-    duration = datetime.timedelta(seconds=round(num_images / rate))
-    return f"{label}: {rate:.1f} images/s, {duration} h for {num_images} images"
-
-
-def _stamped(batches: Iterable[Batch], times: list[float]) -> Iterator[Batch]:
-    for batch in itertools.islice(batches, TRIAL_BATCHES):
-        times.append(time.monotonic())
-        yield batch

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from experiments.config import RunConfig
 from vitprobe_jax.cli import StopError
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.features.table import DATA_AXIS
+from vitprobe_jax.features.table import make_mesh
 
 T = TypeVar("T")
 
@@ -165,7 +165,7 @@ def make_meshes(num_devices: int) -> tuple[Mesh, Mesh]:
         [d for d in jax.devices() if d.process_index == p][: num_devices or None] for p in range(jax.process_count())
     ]
     everywhere = [device for devices in by_process for device in devices]
-    return tuple(Mesh(np.array(devices), (DATA_AXIS,)) for devices in (everywhere, by_process[jax.process_index()]))
+    return make_mesh(everywhere), make_mesh(by_process[jax.process_index()])
 
 
 def _die_with_parent() -> None:

@@ -20,8 +20,9 @@ from experiments import config as run_config
 from experiments.cells import Design, SweepCell
 from experiments.config import SweepConfig
 from experiments.plan import BackbonePlan
-from experiments.preparation import PreparedData, input_digests, load_backbones, progress
+from experiments.preparation import PreparedData, input_digests, load_backbones
 from experiments.processes import make_meshes
+from experiments.progress import progress
 from experiments.results_folder import ResultsFolder
 from vitprobe_jax import cli
 from vitprobe_jax.backbones.loading import Backbone

@@ -14,14 +14,8 @@ from experiments import processes
 from experiments.cells import Design, SweepCell
 from experiments.config import SweepConfig
 from experiments.plan import BackbonePlan, format_plan
-from experiments.preparation import (
-    PreparedData,
-    expected_time,
-    input_digests,
-    load_backbones,
-    note_backbone,
-    progress,
-)
+from experiments.preparation import PreparedData, input_digests, load_backbones, note_backbone
+from experiments.progress import expected_time, progress
 from experiments.results_folder import ResultsFolder
 from vitprobe_jax import cli
 from vitprobe_jax.backbones.loading import Backbone

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.probes.tables import planted_rows, random_labels, table_of
+from tests.probes.tables import mesh_of, planted_rows, random_labels, table_of
 from vitprobe_jax.probes.cosine import cosines, fit_cosine
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.sampling import draw_support
@@ -38,6 +38,18 @@ def test_the_number_of_devices_is_of_no_account(planted, devices):
     many = fit(labels, rows, devices=devices)
     for a, b in zip(one, many, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_devices_have_the_same_work(planted):
+    """As many concepts of each group, whatever their number; the repeated ones are in no result."""
+    labels, _ = planted
+    draw, concepts = draw_support(labels, shots=20, trials=2, seed=0), np.arange(6, dtype=np.int32)
+    support = Support.of(draw, labels, concepts, mesh_of(4))
+    for group in support.groups:
+        assert len(group.concept) % 4 == 0
+        assert {len(shard.data) for shard in group.images.addressable_shards} == {len(group.concept) // 4}
+    of_place = np.concatenate([group.concept for group in support.groups])[support.place]
+    np.testing.assert_array_equal(of_place, concepts)
 
 
 def test_a_concept_alone_equals_a_concept_among_others():

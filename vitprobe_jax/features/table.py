@@ -17,9 +17,9 @@ from vitprobe_jax.features.streaming import DEFAULT_DEVICE_BYTES, RowSource, Str
 DATA_AXIS = "data"
 
 
-def make_mesh() -> Mesh:
-    """All local devices along one data axis; images and rows are spread over it."""
-    return Mesh(np.array(jax.local_devices()), (DATA_AXIS,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Some devices, by default all of this process, along one data axis; images, rows and concepts are spread over it."""
+    return Mesh(np.array(jax.local_devices() if devices is None else devices), (DATA_AXIS,))
 
 
 @dataclasses.dataclass(frozen=True)
