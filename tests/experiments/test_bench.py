@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 from experiments import bench
-from experiments.benchmarks import data, growth, planted, scale
+from experiments.benchmarks import data, growth, labels, planted, scale
 from experiments.benchmarks.comparison import Comparison, format_table
 from experiments.benchmarks.config import require
 from experiments.benchmarks.timing import Measurement, Work, measure
@@ -142,6 +142,29 @@ def test_data_measures_feeding_and_extraction(monkeypatch):
     whole, *parts = (measured.seconds for measured in extraction.measurements)
     assert extraction.ratio == max(parts) / whole
     assert data.headline(comparisons)[1] == feeding.ratio
+
+
+@pytest.mark.slow
+def test_stream_gives_the_resident_templates():
+    (comparison,) = compare("stream", "--rows=8000", "--shots=2", "--trials=1")
+    # Sums of 16 features in blocks of other sizes: the last bits of float32.
+    for name in ("w", "b", "alpha", "t"):
+        assert comparison.quality[f"largest difference of {name}"][0] < 1e-5
+    streamed, resident = comparison.quality["accuracy"]
+    assert streamed == pytest.approx(resident, abs=1e-3)
+    assert streamed > 0.7
+    ratio = bench.BENCHMARKS["stream"].headline([comparison])[1]
+    added, allowed = (comparison.quality[column][0] for column in ("added MB", "may add MB"))
+    assert ratio == pytest.approx(added / allowed)
+
+
+def test_labels_states_its_rate(monkeypatch):
+    monkeypatch.setattr(labels, "BRODEN_ROWS", 700)
+    building, loading, opening = comparisons = compare("labels", "--rows=60", "--concepts=12")
+    library = building.measurements[0]
+    assert labels.headline(comparisons)[1] == pytest.approx(60 / library.seconds)
+    assert "700 rows" in opening.title
+    assert "700 images" in loading.title
 
 
 @pytest.mark.parametrize("argument", ["--archs=vits99", "--image_size=30", "--rows=12"])
