@@ -105,7 +105,7 @@ def test_when_one_is_killed_the_others_end_in_one_line_and_resume_completes(tmp_
     assert read_table(tmp_path / "out" / "results.parquet").equals(read_table(alone / "results.parquet"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_a_run_within_two_seconds_and_says_how_to_go_on(tmp_path, alone, number):
     process = start(tmp_path, "out", "--num_workers=1")
     wait_for(tmp_path / "out" / "config.json")

@@ -48,7 +48,7 @@ def hyperplanes(planted, table, **config):
     )
 
 
-CASES = [(1, True), (2, True), (8, True), (8, False)]
+CASES = [(1, True), pytest.param(2, True, marks=pytest.mark.slow), (8, True), (8, False)]
 
 
 @pytest.mark.parametrize(("devices", "streamed"), CASES)
