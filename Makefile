@@ -8,7 +8,7 @@ demo: .venv/core
 	$(BIN)/python -m experiments.sweep --flagfile=demo.flags --out=out/demo --resume
 
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 test-slow: .venv/test
 	$(BIN)/python -m pytest -m slow

@@ -62,7 +62,8 @@ def guard(config: RunConfig) -> None:
         else:
             print(line, end="", file=sys.stderr, flush=True)
     code = child.wait()
-    if code == -signal.SIGABRT:
+    # The runtime aborts, and may crash in doing so while another thread still computes.
+    if code in (-signal.SIGABRT, -signal.SIGSEGV) and any(map(_PEER_ERRORS.search, held)):
         print(f"error: {PEER_LOST}", file=sys.stderr)
         sys.exit(1)
     if code not in (0, 1, 2, 130, 143):

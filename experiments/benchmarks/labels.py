@@ -7,7 +7,6 @@ masks of an image, two textures, a scene of 0.
 import csv
 import io
 import os
-import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ from PIL import Image
 
 from experiments.benchmarks.comparison import Comparison
 from experiments.benchmarks.config import BenchConfig
-from experiments.benchmarks.timing import Work, measure
+from experiments.benchmarks.timing import Work, measure, memory_mb
 from vitprobe_jax.data.broden import CATEGORIES, file_sizes, open_broden, read_tables
 from vitprobe_jax.data.dataset import Dataset
 from vitprobe_jax.data.files import read_image
@@ -134,13 +133,13 @@ def prepare_read(config: BenchConfig, folder: Path) -> Work:
 
 def prepare_open(config: BenchConfig, folder: Path) -> Work:
     """The whole of `open_broden`: both tables, every file looked for, the fingerprint."""
-    before = _high_water_mb()
+    before = memory_mb("VmHWM")
     return Work(lambda: open_broden(folder, "broden:full"), lambda _: _added_mb(before))
 
 
 def prepare_parts(config: BenchConfig, folder: Path) -> Work:
     """What any reader does: the index's lines as lists, and the size of every file."""
-    before = _high_water_mb()
+    before = memory_mb("VmHWM")
 
     def run():
         with open(folder / "index.csv", newline="") as index:
@@ -161,16 +160,8 @@ def _build(dataset: Dataset) -> list[LabelTable]:
     return [build_labels(dataset.splits[split], dataset.concepts, **TABLE) for split in SPLITS]
 
 
-def _high_water_mb() -> float | None:
-    """Peak resident memory of this process alone, where the system tells; `ru_maxrss` starts at that of the parent."""
-    try:
-        return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1e3
-    except OSError:
-        return None
-
-
 def _added_mb(before: float | None) -> float | None:
-    return None if before is None else _high_water_mb() - before
+    return None if before is None else memory_mb("VmHWM") - before
 
 
 def draw_broden(folder: Path, rows: int, num_labels: int, *, seed: int, empty: bool = False) -> None:

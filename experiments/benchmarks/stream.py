@@ -9,7 +9,6 @@ within.
 import ctypes
 import dataclasses
 import gc
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from etils import epath
 from experiments.benchmarks.comparison import Comparison
 from experiments.benchmarks.config import BenchConfig
 from experiments.benchmarks.planted import plant
-from experiments.benchmarks.timing import Work, measure
+from experiments.benchmarks.timing import Work, measure, memory_mb
 from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.features.cache import CachedRows
 from vitprobe_jax.features.store import RowShape
@@ -192,10 +191,6 @@ def _memory_mb(run: Callable[[], object]) -> tuple[float | None, float | None]:
         Path("/proc/self/clear_refs").write_text("5")  # The peak starts from here.
     except (OSError, AttributeError):
         return None, None
-    base = _status_mb("VmRSS")
+    base = memory_mb("VmRSS")
     run()
-    return base, _status_mb("VmHWM") - base
-
-
-def _status_mb(name: str) -> float:
-    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / (1 << 10)
+    return base, memory_mb("VmHWM") - base

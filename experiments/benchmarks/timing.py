@@ -6,13 +6,15 @@ one after the other would be compared across that drift.
 
 import dataclasses
 import multiprocessing
+import re
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from experiments.benchmarks.config import BenchConfig
 
@@ -141,6 +143,19 @@ def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
+def memory_mb(name: Literal["VmRSS", "VmHWM"]) -> float | None:
+    """Resident memory of this process, now or at its peak, in 2^20 bytes; None where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) / (1 << 10)
+
+
 def _peak_mb() -> float:
+    peak = memory_mb("VmHWM")
+    if peak is not None:
+        return peak
+    # On Linux this one begins at the peak of the process that started it.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # Bytes on a Mac, kilobytes elsewhere.

@@ -96,7 +96,7 @@ def test_when_one_is_killed_the_others_end_in_one_line_and_resume_completes(tmp_
     wait_for(cells / "3_k_hyperplane.parquet")
     os.killpg(processes[victim].pid, signal.SIGKILL)
     code, _, err = ended(processes[1 - victim], 60)
-    assert code == 1
+    assert code == 1, err
     assert err.splitlines() == [f"error: {PEER_LOST}"]
     ended(processes[victim])
     assert not (tmp_path / "out" / "results.parquet").exists()
