@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -62,8 +63,9 @@ def guard(config: RunConfig) -> None:
         else:
             print(line, end="", file=sys.stderr, flush=True)
     code = child.wait()
-    # The runtime aborts, and may crash in doing so while another thread still computes.
-    if code in (-signal.SIGABRT, -signal.SIGSEGV) and any(map(_PEER_ERRORS.search, held)):
+    # The runtime aborts, and may crash in doing so while another thread still computes, before it has said why.
+    crashed = code in (-signal.SIGABRT, -signal.SIGSEGV)
+    if crashed and (any(map(_PEER_ERRORS.search, held)) or _is_gone(config.coordinator)):
         print(f"error: {PEER_LOST}", file=sys.stderr)
         sys.exit(1)
     if code not in (0, 1, 2, 130, 143):
@@ -167,6 +169,18 @@ def make_meshes(num_devices: int) -> tuple[Mesh, Mesh]:
     ]
     everywhere = [device for devices in by_process for device in devices]
     return make_mesh(everywhere), make_mesh(by_process[jax.process_index()])
+
+
+def _is_gone(coordinator: str) -> bool:
+    """Whether nobody answers where the first process of a run should be."""
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdecimal()):
+        return False
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return True
+    return False
 
 
 def _die_with_parent() -> None:

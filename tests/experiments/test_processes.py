@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from experiments import processes
 from experiments.processes import PEER_LOST
 from vitprobe_jax.metrics.results import read_table
 
@@ -91,18 +92,26 @@ def test_processes_together_come_to_the_table_of_one(tmp_path, alone, count):
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_when_one_is_killed_the_others_end_in_one_line_and_resume_completes(tmp_path, alone, victim):
-    processes = start_together(tmp_path, "out", 2)
+    started = start_together(tmp_path, "out", 2)
     cells = tmp_path / "out" / "cells" / "untrained_dino_tiny"
     wait_for(cells / "3_k_hyperplane.parquet")
-    os.killpg(processes[victim].pid, signal.SIGKILL)
-    code, _, err = ended(processes[1 - victim], 60)
+    os.killpg(started[victim].pid, signal.SIGKILL)
+    code, _, err = ended(started[1 - victim], 60)
     assert code == 1, err
     assert err.splitlines() == [f"error: {PEER_LOST}"]
-    ended(processes[victim])
+    ended(started[victim])
     assert not (tmp_path / "out" / "results.parquet").exists()
     for code, _, err in map(ended, start_together(tmp_path, "out", 2, "--resume")):
         assert code == 0, err
     assert read_table(tmp_path / "out" / "results.parquet").equals(read_table(alone / "results.parquet"))
+
+
+def test_whether_the_first_process_of_a_run_still_answers():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert not processes._is_gone(address)
+    assert processes._is_gone(address)
+    assert not processes._is_gone("auto")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
