@@ -211,7 +211,7 @@ class PreparedData:
             patch_label=self.config.patch_label,
         )
         with self.folder.stage(f"labels, {split}", "images", len(images)):
-            if self.config.cache_dir is None:
+            if self.config.cache_dir is None or self.config.dry_run:
                 labels = build()
             else:
                 fingerprint = self._label_fingerprint(transform) | {"patch_size": patch_size, "split": split}

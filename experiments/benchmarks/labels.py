@@ -5,6 +5,7 @@ masks of an image, two textures, a scene of 0.
 """
 
 import csv
+import dataclasses
 import io
 import os
 import tempfile
@@ -113,7 +114,7 @@ def _cached(folder: Path, root: Path) -> LabelTable:
 
     def build():
         table = _build(_probed(folder))[0]
-        return table.take(np.resize(np.arange(len(table.slots)), BRODEN_ROWS))
+        return dataclasses.replace(table, slots=np.resize(table.slots, (BRODEN_ROWS, *table.slots.shape[1:])))
 
     return cached_labels(epath.Path(root), {"folder": str(folder)}, build)
 

@@ -178,6 +178,7 @@ def _write(folder: str, rows: np.ndarray) -> None:
     for shard in range(store.shape.num_shards):
         images = store.shape.images_of(shard)
         store.write(shard, {CELL: rows[images.start : images.stop]}, {})
+    store.finish([CELL])
 
 
 def _memory_mb(run: Callable[[], object]) -> tuple[float | None, float | None]:

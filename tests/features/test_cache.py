@@ -58,6 +58,7 @@ def test_bfloat16_keeps_its_bits(root):
     store.create([(0, "k")])
     rows = np.random.default_rng(0).standard_normal(shape.full).astype(ml_dtypes.bfloat16)
     store.write(0, {(0, "k"): rows}, {})
+    store.finish([(0, "k")])
     source = cache.store("val", shape).source((0, "k"))
     assert source.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(source.read(np.arange(10)), rows)
@@ -155,6 +156,8 @@ def test_a_cell_that_lacks_a_shard_gets_no_commit_mark(root):
     with pytest.raises(InputError, match="lacks shard 1"):
         store.finish(CELLS)
     assert not store.complete(CELLS[0])
+    with pytest.raises(InputError, match="no commit mark"):
+        store.source(CELLS[0])
 
 
 def test_killed_at_every_step_and_filled_again(root, undisturbed):

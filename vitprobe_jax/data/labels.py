@@ -42,10 +42,6 @@ class LabelTable:
         """Index into `categories` of each concept."""
         return np.array([self.categories.index(concept.category) for concept in self.concepts], np.int32)
 
-    def take(self, images: Int[np.ndarray, " n"]) -> "LabelTable":
-        """The table of these images only, in this order."""
-        return dataclasses.replace(self, slots=self.slots[images])
-
     def carries(self, concept: int) -> Bool[np.ndarray, "I R"]:
         """Which rows carry concept number `concept` of `concepts`."""
         return (self.slots == concept + 1).any(-1)

@@ -176,6 +176,9 @@ class CachedRows:
         return {int(image): message for record in records for image, message in record.items()}
 
     def source(self, cell: Cell) -> "DiskRows":
+        # What was never written would read as zeros.
+        if not self.complete(cell):
+            raise InputError(f"--cache_dir: {self._cell_folder(cell)} has no commit mark; run again to complete it")
         return DiskRows(self._opened(cell), str(self._cell_folder(cell)))
 
     def release(self, cell: Cell) -> None:
