@@ -203,6 +203,7 @@ class SweepCell:
             "layer": layer,
             "token": token,
             "rule": rule,
+            "evaluation": "patch" if self.config.task == "segmentation" else "image",
             "shots": None,
             "trial": None,
             "effective_shots": None,

@@ -203,7 +203,7 @@ def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define_run_flags(values)
     define = _Definer(values)
     define.enum("task", "segmentation", TASKS, "Probe patches (segmentation) or [CLS] (classification).")
-    define.list("rules", list(RULES), f"Decision rules, of {','.join(RULES)}.")
+    define.list("rules", ["hyperplane", "cosine"], f"Decision rules, of {','.join(RULES)}.")
     define.list("shots", ["1", "5", "10", "50", "100", "500"], "Support images of cosine templates.")
     define.integer("trials", 10, "Random draws of support images.")
     define.list("categories", [], "Concept categories to probe; default: all but color.")

@@ -20,7 +20,12 @@ Intermediate = Literal["q", "k", "v", "x1", "xn", "x2_raw", "x2", "attn"]
 """All that can be taken from a block: the tokens, the un-normalised output and the attention maps."""
 
 Task = Literal["segmentation", "classification"]
-Rule = Literal["hyperplane", "cosine"]
+Rule = Literal["hyperplane", "cosine", "cosine_centered"]
+"""How a template decides. `cosine_centered` is the cosine rule on features less the mean of the training rows."""
+
+Evaluation = Literal["patch", "image", "pixel"]
+"""What a metric counts: patches (segmentation), images (classification), or pixels under score maps that were upsampled."""
+
 Split = Literal["train", "val"]
 FeatureNorm = Literal["none", "center", "standardize", "l2"]
 PatchLabel = Literal["majority", "nearest"]
@@ -29,6 +34,7 @@ TOKENS: tuple[Token, ...] = get_args(Token)
 INTERMEDIATES: tuple[Intermediate, ...] = get_args(Intermediate)
 TASKS: tuple[Task, ...] = get_args(Task)
 RULES: tuple[Rule, ...] = get_args(Rule)
+EVALUATIONS: tuple[Evaluation, ...] = get_args(Evaluation)
 SPLITS: tuple[Split, ...] = get_args(Split)
 FEATURE_NORMS: tuple[FeatureNorm, ...] = get_args(FeatureNorm)
 PATCH_LABELS: tuple[PatchLabel, ...] = get_args(PatchLabel)

@@ -41,6 +41,7 @@ def make_rows(
                     "layer": layer,
                     "token": token,
                     "rule": rule,
+                    "evaluation": "patch",
                     "shots": s,
                     "concept": number,
                     "name": name,

@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         ("layer", pa.int32()),
         ("token", pa.string()),
         ("rule", pa.string()),
+        ("evaluation", pa.string()),
         ("shots", pa.int32()),
         ("trial", pa.int32()),
         ("effective_shots", pa.int32()),
@@ -39,7 +40,7 @@ SCHEMA = pa.schema(
         ("skipped", pa.string()),
     ]
 )
-"""One row per template and metric set. `shots`, `trial` and `effective_shots` are null for hyperplanes. A skipped row has
+"""One row per template and metric set: `evaluation` tells what was counted (`types.Evaluation`). `shots`, `trial` and `effective_shots` are null for hyperplanes. A skipped row has
 its reason in `skipped` and nulls for threshold and metrics; every other row has null in `skipped` and finite numbers."""
 
 
