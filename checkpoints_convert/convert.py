@@ -1,17 +1,13 @@
 """Official checkpoint -> Flax parameters in a folder: `backbone.json`, `params/` and, for MAE with one, `decoder/`."""
 
-import json
 import math
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 from flax.traverse_util import unflatten_dict
 
@@ -20,7 +16,7 @@ from checkpoints_convert.matching import Match, match
 from checkpoints_convert.sources import Source, open_source
 from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, ViTConfig
 from vitprobe_jax.backbones.families import FAMILIES, Arch, Family
-from vitprobe_jax.backbones.loading import params_digest
+from vitprobe_jax.backbones.loading import save_backbone
 from vitprobe_jax.errors import InputError
 
 Params = Mapping[str, Any]
@@ -84,10 +80,8 @@ def convert(
             decoder=decoder_config,
             source=input.resolve().name,
             sha256=source.sha256(),
-            params_sha256=params_digest(params),
-            decoder_sha256=params_digest(decoder) if decoder_config else "",
         )
-    _write(output, spec, {"params": params, "decoder": decoder})
+    spec = save_backbone(output, spec, params, decoder)
 
     c = spec.config
     log(
@@ -227,21 +221,3 @@ def _flax_order(weight: np.ndarray) -> np.ndarray:
     """A linear map [out, in] becomes [in, out], a convolution [out, in, h, w] becomes [h, w, in, out]."""
     axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(weight.ndim)
     return weight if axes is None else np.ascontiguousarray(weight.transpose(axes))
-
-
-def _write(output: Path, spec: BackboneSpec, trees: Mapping[str, Params]) -> None:
-    """Writes beside the output, then renames: the folder is never there in part."""
-    output = output.resolve()
-    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
-    try:
-        partial.mkdir(parents=True)
-        with ocp.StandardCheckpointer() as checkpointer:
-            for folder, params in trees.items():
-                if params:
-                    checkpointer.save(partial / folder, params)
-        (partial / "backbone.json").write_text(json.dumps(spec.to_json(), indent=2) + "\n")
-        partial.rename(output)
-    except OSError as error:
-        raise InputError(f"--output: {output} cannot be written ({error}); name another folder") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -41,36 +41,23 @@ NOT_IN_RESULTS = (
     "coordinator",
     "num_processes",
     "process_id",
+    "examples",
 )
-"""Fields that change where and how fast, never what."""
+"""Fields that change where, how fast, and what is kept beside the results; never the results."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What every study asks for: data, backbones, tokens, extraction, results folder.
+class LaunchConfig:
+    """What every long command asks for: data, devices and processes, a folder, a seed.
 
-    Attributes are the flags of the same names (`--help`); `image_size` is (height, width), None for the backbone's own.
+    Attributes are the flags of the same names (`--help`).
     """
 
     dataset: str
-    backbones: tuple[str, ...]
-    tokens: tuple[Token, ...]
-    layers: str | tuple[int, ...]
-    image_size: tuple[int, int] | None
-    batch_size: int
-    dtype: str
-    crop: str
-    patch_label: PatchLabel
-    max_images: int
-    patches_per_image: int
     num_workers: int
-    host_memory: int
-    device_memory: int
-    cache_dir: epath.Path | None
     out: epath.Path
     seed: int
     resume: bool
-    dry_run: bool
     mesh: int
     coordinator: str
     num_processes: int | None
@@ -78,15 +65,8 @@ class RunConfig:
 
     def __post_init__(self):
         _require(bool(self.dataset), "dataset", "name one, as shapes:400 or broden:DIR")
-        _require(bool(self.backbones), "backbones", "name one at least")
-        _require(len(set(self.backbones)) == len(self.backbones), "backbones", "a name stands twice")
-        _require(self.batch_size >= 1, "batch_size", "must be at least 1")
-        _require(self.max_images >= 0, "max_images", "must be 0 (all) or more")
         _require(self.num_workers >= 0, "num_workers", "must be 0 (threads) or more")
-        _require(self.patches_per_image >= 0, "patches_per_image", "must be 0 (all) or more")
-        for flag in ("host_memory", "device_memory", "mesh"):
-            _require(getattr(self, flag) >= 0, flag, "must be 0 (as the machine has) or more")
-        _require(not self.coordinator or self.cache_dir is not None, "cache_dir", _SHARED_CACHE)
+        _require(self.mesh >= 0, "mesh", "must be 0 (as the machine has) or more")
         given = (self.num_processes is not None, self.process_id is not None)
         named = self.coordinator not in ("", "auto")
         _require(given == (named, named), "coordinator", "HOST:PORT, --num_processes and --process_id go together")
@@ -98,16 +78,50 @@ class RunConfig:
         _require(0 <= self.seed < 2**32, "seed", "must be a number from 0 to 2^32 - 1")
         _require(str(self.out) != "", "out", "name a results folder")
 
+    def resolved(self) -> dict:
+        """Every field, JSON-ready."""
+        record = dataclasses.asdict(self)
+        return {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in record.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(LaunchConfig):
+    """What every study asks for beside: backbones, tokens, extraction.
+
+    Attributes are the flags of the same names (`--help`); `image_size` is (height, width), None for the backbone's own.
+    """
+
+    backbones: tuple[str, ...]
+    tokens: tuple[Token, ...]
+    layers: str | tuple[int, ...]
+    image_size: tuple[int, int] | None
+    batch_size: int
+    dtype: str
+    crop: str
+    patch_label: PatchLabel
+    max_images: int
+    patches_per_image: int
+    host_memory: int
+    device_memory: int
+    cache_dir: epath.Path | None
+    dry_run: bool
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(bool(self.backbones), "backbones", "name one at least")
+        _require(len(set(self.backbones)) == len(self.backbones), "backbones", "a name stands twice")
+        _require(self.batch_size >= 1, "batch_size", "must be at least 1")
+        _require(self.max_images >= 0, "max_images", "must be 0 (all) or more")
+        _require(self.patches_per_image >= 0, "patches_per_image", "must be 0 (all) or more")
+        for flag in ("host_memory", "device_memory"):
+            _require(getattr(self, flag) >= 0, flag, "must be 0 (as the machine has) or more")
+        _require(not self.coordinator or self.cache_dir is not None, "cache_dir", _SHARED_CACHE)
+
     def blocks(self, depth: int) -> tuple[int, ...]:
         """The wanted block numbers of a model with `depth` blocks."""
         if self.layers == "all":
             return tuple(range(depth))
         return (depth - 1,) if self.layers == "last" else self.layers
-
-    def resolved(self) -> dict:
-        """Every field, JSON-ready."""
-        record = dataclasses.asdict(self)
-        return {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in record.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +137,8 @@ class SweepConfig(RunConfig):
     feature_norm: FeatureNorm
     hyperplane: HyperplaneConfig
     probe_memory: int
+    pixel_level: bool
+    examples: bool
 
     def __post_init__(self):
         super().__post_init__()
@@ -131,6 +147,10 @@ class SweepConfig(RunConfig):
         _require(self.trials >= 1, "trials", "must be at least 1")
         _require(self.min_positives >= 1, "min_positives", "must be at least 1")
         _require(self.probe_memory >= 1, "probe_memory", "must be at least 1")
+        pixels_of_patches = "its score maps need every patch, which --patches_per_image leaves out; drop one of the two"
+        _require(not (self.pixel_level and self.patches_per_image), "pixel_level", pixels_of_patches)
+        pixels_of_images = "--task=classification has one row an image and no score maps; give --nopixel_level"
+        _require(not (self.pixel_level and self.task == "classification"), "pixel_level", pixels_of_images)
 
 
 class _Definer:
@@ -145,14 +165,32 @@ class _Definer:
         self.boolean = functools.partial(flags.DEFINE_boolean, flag_values=values)
 
 
-def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """The flags of `RunConfig`; every study calls this once."""
+def define_launch_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """The flags of `LaunchConfig`; every long command calls this once."""
     define = _Definer(values)
     define.string(
         "dataset",
         "",
         "What to probe: broden:DIR, imagefolder:DIR, imagenet200:DIR, tfds:NAME or shapes:N (procedural, N images).",
     )
+    define.integer("num_workers", 0, "Processes that decode images; 0 decodes in threads.")
+    define.string("out", "", "Results folder, or gs://BUCKET/NAME.")
+    define.integer("mesh", 0, "Devices of each process to use; 0 for all.")
+    define.string(
+        "coordinator",
+        "",
+        "For a run of several processes: auto on a Cloud TPU slice, under Slurm or Open MPI; else HOST:PORT of the first.",
+    )
+    define.integer("num_processes", None, "How many there are, with --coordinator=HOST:PORT.")
+    define.integer("process_id", None, "Which of them this one is, from 0.")
+    define.integer("seed", 0, "All randomness.")
+    define.boolean("resume", False, "Go on where a stopped run with the same flags left off.")
+
+
+def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """The flags of `RunConfig`; every study calls this once."""
+    define_launch_flags(values)
+    define = _Definer(values)
     define.list("backbones", [], "Converted backbone folders or bundled names.")
     define.list("tokens", list(TOKENS), f"Tokens to probe, of {','.join(TOKENS)}.")
     define.string("layers", "last", "Blocks to probe: last, all, or numbers from 0 on, as 0,5,11.")
@@ -171,7 +209,6 @@ def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define.integer(
         "patches_per_image", 0, "Keep so many labelled patches of each image, drawn by --seed; 0 for all patches."
     )
-    define.integer("num_workers", 0, "Processes that decode images; 0 decodes in threads.")
     define.integer(
         "host_memory", 0, "MiB of features that a process may hold in memory at a time; 0 for half of the machine's."
     )
@@ -184,18 +221,7 @@ def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define.string(
         "cache_dir", "", "Keep extracted features here, in a folder or as gs://BUCKET/NAME; a later sweep reuses them."
     )
-    define.string("out", "", "Results folder, or gs://BUCKET/NAME.")
-    define.integer("mesh", 0, "Devices of each process to use; 0 for all.")
-    define.string(
-        "coordinator",
-        "",
-        "For a run of several processes: auto on a Cloud TPU slice, under Slurm or Open MPI; else HOST:PORT of the first.",
-    )
-    define.integer("num_processes", None, "How many there are, with --coordinator=HOST:PORT.")
-    define.integer("process_id", None, "Which of them this one is, from 0.")
     define.boolean("dry_run", False, "Print what would be done, with memory, disk and time, and do nothing.")
-    define.integer("seed", 0, "All randomness.")
-    define.boolean("resume", False, "Go on where a stopped run with the same flags left off.")
 
 
 def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -223,12 +249,32 @@ def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define.integer("pool_ratio", defaults.pool_ratio, "Negative pool of a concept, in positives.")
     define.integer("negative_ratio", defaults.negative_ratio, "Negatives of a round, in positives.")
     define.integer("probe_memory", DEFAULT_MEMORY_MB, "MiB that fitting hyperplanes may take beside the feature table.")
+    define.boolean(
+        "pixel_level",
+        False,
+        "Segmentation: evaluate hyperplanes on pixels too, by score maps that are enlarged to the masks.",
+    )
+    define.boolean("examples", True, "Segmentation: keep images with what templates found on them, for the report.")
+
+
+def launch_values(values: flags.FlagValues) -> dict:
+    """The fields of `LaunchConfig` from parsed flags."""
+    return {
+        "dataset": values.dataset,
+        "num_workers": values.num_workers,
+        "out": epath.Path(values.out).expanduser() if values.out else _missing("out", "name a results folder"),
+        "seed": values.seed,
+        "resume": values.resume,
+        "mesh": values.mesh,
+        "coordinator": values.coordinator,
+        "num_processes": values.num_processes,
+        "process_id": values.process_id,
+    }
 
 
 def run_values(values: flags.FlagValues) -> dict:
     """The fields of `RunConfig` from parsed flags."""
-    return {
-        "dataset": values.dataset,
+    return launch_values(values) | {
         "backbones": tuple(values.backbones),
         "tokens": _choices("tokens", values.tokens, TOKENS),
         "layers": _layers(values.layers),
@@ -239,18 +285,10 @@ def run_values(values: flags.FlagValues) -> dict:
         "patch_label": values.patch_label,
         "max_images": values.max_images,
         "patches_per_image": values.patches_per_image,
-        "num_workers": values.num_workers,
         "host_memory": values.host_memory,
         "device_memory": values.device_memory,
         "cache_dir": epath.Path(values.cache_dir).expanduser() if values.cache_dir else None,
-        "out": epath.Path(values.out).expanduser() if values.out else _missing("out", "name a results folder"),
-        "seed": values.seed,
-        "resume": values.resume,
         "dry_run": values.dry_run,
-        "mesh": values.mesh,
-        "coordinator": values.coordinator,
-        "num_processes": values.num_processes,
-        "process_id": values.process_id,
     }
 
 
@@ -280,6 +318,8 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
             l2=values.l2,
         ),
         probe_memory=values.probe_memory,
+        pixel_level=values.pixel_level,
+        examples=values.examples,
     )
 
 

@@ -18,8 +18,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from jaxtyping import Int
 
-from experiments.config import RunConfig
+from experiments.config import LaunchConfig
 from vitprobe_jax.cli import StopError
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.table import make_mesh
@@ -38,7 +39,7 @@ _PEER_ERRORS = re.compile(
 )
 
 
-def guard(config: RunConfig) -> None:
+def guard(config: LaunchConfig) -> None:
     """Runs this command once more as a child and ends as it ends; returns at once in that child, or in a run of one process.
 
     JAX's runtime ends a process from within, by abort and with a stack trace, as soon as the first process of a run is
@@ -73,7 +74,7 @@ def guard(config: RunConfig) -> None:
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def connect(config: RunConfig) -> None:
+def connect(config: LaunchConfig) -> None:
     """Joins the other processes, where `--coordinator` says that there are some; before anything else is asked of JAX.
 
     Raises:
@@ -142,6 +143,15 @@ def on_first(act: Callable[[], T]) -> T | None:
 def from_first(flags: np.ndarray) -> np.ndarray:
     """The first process' array, on all of them."""
     return flags if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(flags))
+
+
+def total(counts: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+    """The sum of what all processes counted, in int64."""
+    if jax.process_count() == 1:
+        return counts.astype(np.int64)
+    # As pairs of 32 bits: JAX would cut 64 of them.
+    halves = np.ascontiguousarray(counts, np.int64)[..., None].view(np.int32)
+    return np.asarray(multihost_utils.process_allgather(halves)).view(np.int64)[..., 0].sum(axis=0)
 
 
 def share(count: int) -> range:

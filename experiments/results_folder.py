@@ -12,7 +12,7 @@ import jax
 import pyarrow as pa
 from etils import epath
 
-from experiments.config import NOT_IN_RESULTS, RunConfig
+from experiments.config import NOT_IN_RESULTS, LaunchConfig, RunConfig
 from vitprobe_jax.atomic import write_whole
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.results import SCHEMA, read_table, write_table
@@ -49,16 +49,10 @@ class ResultsFolder:
             InputError: the folder holds something else, another configuration, or a run that was not asked to resume.
         """
         folder = cls(config.out, config.seed)
-        path = config.out / "config.json"
-        wanted = json.loads(json.dumps(config.resolved() | {"inputs": inputs}))
+        if enter_folder(config, inputs):
+            folder._recall()
         try:
-            if path.exists():
-                _check_same(path, wanted, config.resume)
-                folder._recall()
-            elif config.out.exists() and any(config.out.iterdir()):
-                raise InputError(f"--out: {config.out} is not empty and holds no sweep; name another folder")
-            (config.out / "cells").mkdir(parents=True, exist_ok=True)
-            write_whole(path, _json(wanted))
+            (config.out / "cells").mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"--out: {config.out} cannot be written ({error.strerror or error})") from error
         return folder
@@ -81,7 +75,7 @@ class ResultsFolder:
                 folder.mkdir(parents=True, exist_ok=True)
             save_templates(fitted, templates)
             write_table(rows, path)
-            self._write_run()
+            self.write_run()
         except OSError as error:
             raise InputError(
                 f"--out: {self.path} cannot be written ({error.strerror or error}); make room, then go on with --resume"
@@ -99,16 +93,19 @@ class ResultsFolder:
         if text not in self.notes:
             self.notes.append(text)
 
-    def finish(self, cells: Sequence[epath.Path]) -> None:
-        """Joins the finished cells into `results.parquet` and completes `run.json`."""
-        table = pa.concat_tables([read_table(path) for path in cells]) if cells else SCHEMA.empty_table()
+    def finish(self, cells: Sequence[epath.Path]) -> pa.Table:
+        """Joins the finished cells into `results.parquet`, completes `run.json`, and returns the table."""
+        tables = [read_table(path) for path in cells] or [SCHEMA.empty_table()]
+        table = pa.concat_tables(tables).combine_chunks()
         write_table(table, self.path / "results.parquet")
-        self._write_run()
+        self.write_run()
+        return table
 
-    def _write_run(self) -> None:
+    def write_run(self) -> None:
+        """Writes `run.json` with the stages and notes so far."""
         device = jax.devices()[0]
         run = {
-            "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+            "versions": package_versions(),
             "devices": {"count": jax.device_count(), "platform": device.platform, "kind": device.device_kind},
             "processes": jax.process_count(),
             "seed": self.seed,
@@ -126,6 +123,39 @@ class ResultsFolder:
                 self.stages, self.notes = list(run["stages"]), list(run["notes"])
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{path}: is damaged ({error}); delete it, then go on with --resume") from error
+
+
+def enter_folder(config: LaunchConfig, inputs: dict[str, str]) -> bool:
+    """Makes the folder `--out` with its `config.json`, or enters one that a run of the same configuration was begun in.
+
+    Args:
+        config: every flag as resolved.
+        inputs: digests of what the flags point to, by what they are of: a folder may change under its name.
+
+    Returns:
+        Whether there is a run to go on with.
+
+    Raises:
+        InputError: the folder holds something else, another configuration, or a run that was not asked to resume.
+    """
+    path = config.out / "config.json"
+    wanted = json.loads(json.dumps(config.resolved() | {"inputs": inputs}))
+    try:
+        begun = path.exists()
+        if begun:
+            _check_same(path, wanted, config.resume)
+        elif config.out.exists() and any(config.out.iterdir()):
+            raise InputError(f"--out: {config.out} is not empty and holds no run; name another folder")
+        config.out.mkdir(parents=True, exist_ok=True)
+        write_whole(path, _json(wanted))
+    except OSError as error:
+        raise InputError(f"--out: {config.out} cannot be written ({error.strerror or error})") from error
+    return begun
+
+
+def package_versions() -> dict[str, str]:
+    """Of Python and of all that a result may hang on."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 def _json(record: dict) -> bytes:

@@ -17,7 +17,9 @@ IMAGES_AT_ONCE = {"cpu": 4}
 cache: with 32 images at once, ViT-S/16 ran at 15.2 images/s instead of 18.9, ViT-B/16 at 4.0 instead of 5.2."""
 
 
-def normalize(images: UInt8[Array, "B height width 3"], preprocess: Preprocess) -> Float[Array, "B height width 3"]:
+def normalize(
+    images: UInt8[Array, "B height width 3"] | Float[Array, "B height width 3"], preprocess: Preprocess
+) -> Float[Array, "B height width 3"]:
     """Pixels in 0..255 as the family's network expects them, in float32."""
     mean = jnp.asarray(preprocess.mean, jnp.float32).reshape(1, 1, 1, 3)
     std = jnp.asarray(preprocess.std, jnp.float32).reshape(1, 1, 1, 3)

@@ -4,7 +4,11 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +27,10 @@ from vitprobe_jax.backbones.untrained import UNTRAINED
 from vitprobe_jax.backbones.vit import ViT
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import Intermediate
+
+
+TRAINED = ("dino_shapes_tiny", "mae_shapes_tiny")
+"""Bundled backbones that `python -m experiments.pretrain` trained; each a folder in `bundled`, with its recipe and curve."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +67,8 @@ def load_backbone(name: str) -> Backbone:
     Raises:
         InputError: neither a folder nor a bundled name; a folder that is not whole.
     """
+    if name in TRAINED:
+        return load_backbone(str(resources.files("vitprobe_jax.backbones") / "bundled" / name))
     if name in UNTRAINED:
         spec, make_params = UNTRAINED[name]
         params = make_params()
@@ -67,7 +77,7 @@ def load_backbone(name: str) -> Backbone:
     folder = epath.Path(name).expanduser()
     if not folder.is_dir():
         raise InputError(
-            f"--backbones: {name!r} is neither a converted folder nor a bundled name ({', '.join(UNTRAINED)}); "
+            f"--backbones: {name!r} is neither a converted folder nor a bundled name ({', '.join((*TRAINED, *UNTRAINED))}); "
             "convert an official file with `python -m checkpoints_convert`"
         )
     spec = read_spec(folder)
@@ -106,6 +116,48 @@ def read_spec(folder: epath.PathLike) -> BackboneSpec:
         return BackboneSpec.from_json(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a converted backbone ({error}); convert the official file again") from error
+
+
+def save_backbone(
+    folder: Path, spec: BackboneSpec, params: Mapping, decoder: Mapping, extra: Mapping[str, str] | None = None
+) -> BackboneSpec:
+    """Writes the folder that `load_backbone` reads: `backbone.json`, `params/`, and `decoder/` where there is one.
+
+    It is written beside its place and renamed: the folder is never there in part.
+
+    Args:
+        folder: must not exist, or be empty.
+        spec: its digests are filled in here.
+        params: of the encoder.
+        decoder: of MAE's decoder; empty where there is none.
+        extra: further text files by name.
+
+    Returns:
+        The record as written.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    spec = dataclasses.replace(
+        spec, params_sha256=params_digest(params), decoder_sha256=params_digest(decoder) if decoder else ""
+    )
+    folder = folder.resolve()
+    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    texts = {"backbone.json": json.dumps(spec.to_json(), indent=2) + "\n"} | dict(extra or {})
+    try:
+        partial.mkdir(parents=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            for name, tree in {"params": params, "decoder": decoder}.items():
+                if tree:
+                    checkpointer.save(partial / name, tree)
+        for name, text in texts.items():
+            (partial / name).write_text(text)
+        partial.rename(folder)
+    except OSError as error:
+        raise InputError(f"--output: {folder} cannot be written ({error}); name another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return spec
 
 
 def params_digest(params: Mapping) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import path_aware_map
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from vitprobe_jax.backbones.config import BackboneSpec, Preprocess, ViTConfig
 from vitprobe_jax.backbones.families import FAMILIES
@@ -35,23 +35,25 @@ def sincos_positions(width: int, grid: tuple[int, int]) -> Float[np.ndarray, "1 
 _torch_default = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def _init_dino(config: ViTConfig) -> Mapping:
+def init_dino(config: ViTConfig, key: Key[Array, ""]) -> Mapping:
     """DINO's: matrices and embeddings from a normal of deviation 0.02, the patch embedding as torch starts it."""
-    return _init(config, matrix_init=jax.nn.initializers.normal(0.02), patch_init=_torch_default)
+    return _init(config, key, matrix_init=jax.nn.initializers.normal(0.02), patch_init=_torch_default)
 
 
-def _init_mae(config: ViTConfig) -> Mapping:
+def init_mae(config: ViTConfig, key: Key[Array, ""]) -> Mapping:
     """MAE's: Xavier-uniform matrices, sine-cosine positions, [CLS] from a normal of deviation 0.02."""
     xavier = jax.nn.initializers.xavier_uniform()
-    params = _init(config, matrix_init=xavier, patch_init=xavier)
+    params = _init(config, key, matrix_init=xavier, patch_init=xavier)
     return {**params, "pos_embed": jnp.asarray(sincos_positions(config.width, config.grid))}
 
 
-def _init(config: ViTConfig, *, matrix_init: Callable[..., Array], patch_init: Callable[..., Array]) -> Mapping:
+def _init(
+    config: ViTConfig, key: Key[Array, ""], *, matrix_init: Callable[..., Array], patch_init: Callable[..., Array]
+) -> Mapping:
     """Tokens and positions are normal of deviation 0.02; biases zero, but for the patch embedding's."""
     size = (1, *(side * config.patch_size for side in config.grid), 3)
     shapes = jax.eval_shape(ViT(config).init, jax.random.key(0), jnp.zeros(size))["params"]
-    keys = iter(jax.random.split(jax.random.key(0), 1000))
+    keys = iter(jax.random.split(key, 1000))
 
     def initialise(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> Array:
         if path == ("patch_embed", "bias"):
@@ -77,11 +79,13 @@ def _spec(name: str, family: str, num_heads: int) -> BackboneSpec:
     )
 
 
-def _entry(spec: BackboneSpec, init: Callable[[ViTConfig], Mapping]) -> tuple[BackboneSpec, Callable[[], Mapping]]:
-    return spec, lambda: init(spec.config)
+def _entry(
+    spec: BackboneSpec, init: Callable[[ViTConfig, Key[Array, ""]], Mapping]
+) -> tuple[BackboneSpec, Callable[[], Mapping]]:
+    return spec, lambda: init(spec.config, jax.random.key(0))
 
 
 UNTRAINED: dict[str, tuple[BackboneSpec, Callable[[], Mapping]]] = {
-    "untrained_dino_tiny": _entry(_spec("untrained_dino_tiny", "dino", num_heads=3), _init_dino),
-    "untrained_mae_tiny": _entry(_spec("untrained_mae_tiny", "mae", num_heads=4), _init_mae),
+    "untrained_dino_tiny": _entry(_spec("untrained_dino_tiny", "dino", num_heads=3), init_dino),
+    "untrained_mae_tiny": _entry(_spec("untrained_mae_tiny", "mae", num_heads=4), init_mae),
 }

@@ -123,7 +123,10 @@ class ViT(nn.Module):
 
     def __call__(self, images: Float[Array, "B height width 3"]) -> Float[Array, "B T D"]:
         """Normalised output tokens of normalised images, at any size the patch size divides."""
-        x_BxTxD = self.embed(images)
+        return self.encode(self.embed(images))
+
+    def encode(self, x_BxTxD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Blocks and final norm over embedded tokens: those of `embed`, or some of them, as MAE encodes visible patches."""
         for block in self.blocks:
             x_BxTxD = block(x_BxTxD)
         return self.norm(x_BxTxD)
