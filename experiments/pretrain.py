@@ -1,7 +1,7 @@
 """Trains a small ViT by DINO's or MAE's recipe: `python -m experiments.pretrain --objective=dino --out=out/dino`.
 
-OUT/NAME is a backbone folder as `checkpoints_convert` writes them, with the recipe and the training curve beside the weights;
-OUT/checkpoints is what `--resume` goes on from. The bundled `dino_shapes_tiny` and `mae_shapes_tiny` were made by it.
+OUT/NAME is a backbone folder as `checkpoints_convert` writes them, with the recipe and the training curve beside the
+weights; OUT/checkpoints is what `--resume` goes on from. The bundled `dino_shapes_tiny` and `mae_shapes_tiny` came from it.
 """
 
 import contextlib
@@ -112,10 +112,10 @@ class PretrainConfig(LaunchConfig):
             return MAE(self.vit, decoder, self.preprocess)
         # A half and a quarter of the image's side, in whole patches: tokens are what training time goes into.
         crops = [max(1, round(share * self.vit.grid[0])) * self.patch_size for share in (1 / 2, 1 / 4)]
-        return DINO(self.vit, self.preprocess, *crops, num_local=4)
+        return DINO(self.vit, self.preprocess, *crops)
 
     def schedule(self) -> Schedule:
-        """The published optimiser; its rate is higher and its warm-up shorter, as there are thousands of steps, not a million."""
+        """The published optimiser; its rate is higher and its warm-up shorter, for a training of a thousand steps."""
         common = {"steps": self.steps, "warmup": self.steps // 10, "learning_rate": self.learning_rate}
         if self.objective == "mae":
             return Schedule(**common, final_rate=0.0, weight_decay=0.05, final_weight_decay=0.05, clip=0.0)
@@ -248,13 +248,9 @@ def _finish(
 
 
 def _record(record) -> dict:
-    """A dataclass' fields as JSON has them; the head of DINO is a Flax module."""
+    """A dataclass' fields as JSON has them."""
     fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-    return {
-        name: _record(value) if dataclasses.is_dataclass(value) else value
-        for name, value in fields.items()
-        if name not in ("parent", "name")
-    }
+    return {name: _record(value) if dataclasses.is_dataclass(value) else value for name, value in fields.items()}
 
 
 def _csv(curve: Sequence[dict]) -> str:

@@ -21,7 +21,7 @@ def make_config(out, *arguments):
     return pretrain.pretrain_config(values)
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -32,11 +32,11 @@ def test_a_resumed_training_ends_in_the_same_bytes(tmp_path, monkeypatch, object
 
     def stopping(*arguments):
         if next(count) == 4:
-            raise Stop
+            raise StopError
         return step(*arguments)
 
     monkeypatch.setattr(pretrain, "train_step", stopping)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         pretrain.pretrain(make_config(tmp_path / "stopped", f"--objective={objective}"))
     monkeypatch.setattr(pretrain, "train_step", step)
     with pytest.raises(InputError, match="--resume"):

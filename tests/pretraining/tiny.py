@@ -3,7 +3,7 @@
 import numpy as np
 
 from vitprobe_jax.backbones.config import DecoderConfig, Preprocess, ViTConfig
-from vitprobe_jax.pretraining.dino import DINO, Head
+from vitprobe_jax.pretraining.dino import DINO
 from vitprobe_jax.pretraining.mae import MAE
 from vitprobe_jax.pretraining.training import Schedule
 
@@ -16,8 +16,8 @@ def make_mae() -> MAE:
 
 
 def make_dino(**changed) -> DINO:
-    head = Head(hidden=16, bottleneck=8, prototypes=24)
-    return DINO(CONFIG, PREPROCESS, **({"global_size": 24, "local_size": 16, "num_local": 2, "head": head} | changed))
+    head = {"hidden": 16, "bottleneck": 8, "prototypes": 24}
+    return DINO(CONFIG, PREPROCESS, **({"global_size": 24, "local_size": 16, "num_local": 2} | head | changed))
 
 
 def make_schedule(**changed) -> Schedule:

@@ -21,27 +21,31 @@ def make_rows(
     shots=(1, 5),
     trials=3,
     concepts=CONCEPTS,
+    backbones=BACKBONES,
+    task="segmentation",
+    dataset="broden:streets",
+    evaluation="patch",
     skip=lambda row: None,
     seed=0,
 ) -> list[dict]:
     """Rows of a sweep, tokens on purpose not in their usual order; `skip` gives the reason to skip a row, or None."""
     rng = random.Random(seed)
     rows = []
-    cells = [(b, layer, token, rule) for b in BACKBONES for layer in layers for token in tokens for rule in rules]
+    cells = [(b, layer, token, rule) for b in backbones for layer in layers for token in tokens for rule in rules]
     for (backbone, objective), layer, token, rule in cells:
         for s in (None,) if rule == "hyperplane" else shots:
             for number, name, category in concepts:
                 row = {
                     "study": "directions",
-                    "task": "segmentation",
-                    "dataset": "broden:streets",
+                    "task": task,
+                    "dataset": dataset,
                     "backbone": backbone,
-                    "family": "dino",
+                    "family": "mae" if "mae" in backbone else "dino",
                     "objective": objective,
                     "layer": layer,
                     "token": token,
                     "rule": rule,
-                    "evaluation": "patch",
+                    "evaluation": evaluation,
                     "shots": s,
                     "concept": number,
                     "name": name,

@@ -4,18 +4,20 @@ import itertools
 import random
 import statistics
 
+import numpy as np
 import pytest
 
 from vitprobe_jax.metrics.results import METRICS, SCHEMA, make_table
-from vitprobe_jax.report import tables
-from vitprobe_jax.types import TOKENS
+from vitprobe_jax.metrics.statistics import bootstrap_means
+from vitprobe_jax.report import cells, tables
+from vitprobe_jax.types import RULES, TOKENS, Concept
 
 # Only the order of summation differs between Arrow and Python: a few units in the last place of numbers up to 1.
 EXACT = 1e-12
 
 
 def select(rows, summary):
-    names = ("backbone", "layer", "token", "rule", "shots")
+    names = ("task", "dataset", "backbone", "layer", "token", "rule", "shots", "evaluation")
     return [row for row in rows if all(row[name] == getattr(summary, name) for name in names)]
 
 
@@ -85,7 +87,9 @@ def test_a_single_trial_has_no_deviation(results_rows):
 def test_order_is_that_of_the_table_then_layer_token_and_shots(rows):
     summaries = tables.summarise(make_table(rows))
     assert [name for name, _ in itertools.groupby(row.backbone for row in summaries)] == ["dino_vits16", "tiny_mae"]
-    keys = [(row.backbone, row.layer, TOKENS.index(row.token), row.rule, row.shots or 0) for row in summaries]
+    keys = [
+        (row.backbone, row.layer, TOKENS.index(row.token), RULES.index(row.rule), row.shots or 0) for row in summaries
+    ]
     assert keys == sorted(keys)
 
 
@@ -103,6 +107,105 @@ def test_order_of_rows_changes_no_number(rows):
             assert mixed[cell].scores[metric].deviation == pytest.approx(score.deviation, abs=EXACT)
 
 
+def test_intervals_are_bootstraps_over_concepts_in_their_own_order(rows):
+    for summary in tables.summarise(make_table(random.Random(2).sample(rows, len(rows)))):
+        for metric in METRICS:
+            means = concept_means(select(rows, summary), metric)
+            names = {(row["concept"], row["category"]): (row["category"], row["name"], row["concept"]) for row in rows}
+            # A concept that was skipped keeps its place, so that all cells see the same resamples.
+            column = [means.get(concept, np.nan) for concept in sorted(names, key=names.get)]
+            (low,), (high,) = bootstrap_means(np.array(column)[:, None])
+            score = summary.scores[metric]
+            assert (score.low, score.high) == pytest.approx((low, high), abs=EXACT)
+            assert score.low - EXACT <= score.mean <= score.high + EXACT
+
+
+def test_tasks_data_sets_and_what_was_counted_are_cells_of_their_own(results_rows):
+    kinds = [
+        {},
+        {"evaluation": "pixel", "rules": ("hyperplane",)},
+        {"dataset": "broden:forest"},
+        {"task": "classification", "dataset": "imagefolder:pets", "evaluation": "image"},
+    ]
+    parts = [results_rows(seed=seed, **kind) for seed, kind in enumerate(kinds)]
+    summaries = tables.summarise(make_table(itertools.chain(*parts)))
+    assert len(summaries) == 3 * 18 + 6
+    alone = [tables.summarise(make_table(part)) for part in parts]
+    assert sorted(summaries, key=repr) == sorted(itertools.chain(*alone), key=repr)
+    places = [(row.task, row.dataset) for row in summaries]
+    assert list(dict.fromkeys(places)) == [
+        ("segmentation", "broden:streets"),
+        ("segmentation", "broden:forest"),
+        ("classification", "imagefolder:pets"),
+    ]
+    assert len(list(itertools.groupby(places))) == 3
+    assert [row for row in summaries if row.evaluation != "pixel"] == tables.main_rows(summaries)
+
+
+def test_concept_scores_are_the_means_over_trials(rows):
+    found = tables.concept_scores(make_table(rows))
+    summaries = tables.summarise(make_table(rows))
+    assert found.cells == tuple(cells.cell_name(summary) for summary in summaries)
+    assert found.concepts == (
+        Concept(1, "grass", "material"),
+        Concept(1, "sky", "object"),
+        Concept(2, "tree", "object"),
+        Concept(3, "wheel", "part"),
+    )
+    assert found.scores.shape == (len(METRICS), 4, len(summaries))
+    missing = 0
+    for summary in summaries:
+        for metric in METRICS:
+            means = concept_means(select(rows, summary), metric)
+            for concept, score in zip(found.concepts, found.of(summary, metric), strict=True):
+                expected = means.get((concept.number, concept.category))
+                missing += expected is None
+                assert np.isnan(score) if expected is None else score == pytest.approx(expected, abs=EXACT)
+    assert missing
+
+
+def test_concept_scores_are_not_written_to(rows):
+    with pytest.raises(ValueError, match="read-only"):
+        tables.concept_scores(make_table(rows)).scores[0, 0, 0] = 1.0
+
+
+def test_layer_norm_table_holds_its_tokens_at_the_last_block(results_rows):
+    rows = results_rows(tokens=("q", "x1", "xn", "x2"), layers=(3, 11))
+    pixels = results_rows(tokens=("x1",), rules=("hyperplane",), layers=(12,), evaluation="pixel")
+    table = tables.layer_norm_table(make_table(rows + pixels))
+    assert table["token"].to_pylist() == ["x1", "xn", "x2"] * 4
+    assert set(table["layer"].to_pylist()) == {11}
+    assert set(table["shots"].to_pylist()) == {None, 5}
+    summaries = {(s.backbone, s.layer, s.token, s.rule, s.shots): s for s in tables.summarise(make_table(rows))}
+    for record in table.to_pylist():
+        summary = summaries[record["backbone"], 11, record["token"], record["rule"], record["shots"]]
+        assert record["concepts"] == summary.concepts
+        for metric, score in summary.scores.items():
+            assert (record[metric], record[f"{metric}_low"], record[f"{metric}_high"]) == (
+                score.mean,
+                score.low,
+                score.high,
+            )
+
+
+def test_what_is_made_of_a_table_is_kept_with_it_and_no_longer():
+    calls = []
+
+    @cells.once_per_table
+    def count(table):
+        calls.append(table.num_rows)
+        return table.num_rows
+
+    table = SCHEMA.empty_table()
+    assert (count(table), count(table)) == (0, 0)
+    assert calls == [0]
+    for _ in range(50):  # new tables may get the ids of forgotten ones
+        del table
+        table = SCHEMA.empty_table()
+        count(table)
+    assert len(calls) == 51
+
+
 def test_everything_skipped_leaves_cells_without_scores(results_rows):
     table = make_table(results_rows(skip=lambda row: "no positives in val"))
     summaries = tables.summarise(table)
@@ -116,6 +219,8 @@ def test_empty_table_has_no_cells():
     assert tables.summarise(table) == []
     assert tables.summarise_by_category(table) == {}
     assert tables.skipped_concepts(table) == []
+    assert tables.concept_scores(table).scores.shape == (len(METRICS), 0, 0)
+    assert tables.layer_norm_table(table).num_rows == 0
 
 
 def test_categories_are_summarised_alone(rows):

@@ -28,7 +28,6 @@ from vitprobe_jax.backbones.vit import ViT
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import Intermediate
 
-
 TRAINED = ("dino_shapes_tiny", "mae_shapes_tiny")
 """Bundled backbones that `python -m experiments.pretrain` trained; each a folder in `bundled`, with its recipe and curve."""
 

@@ -1,4 +1,4 @@
-"""Self-distillation with no labels (Caron et al., 2021, section 3): a student learns what its own average says of other crops."""
+"""Self-distillation without labels (Caron et al., 2021, section 3): a student learns what its average says of each image."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -54,7 +54,9 @@ class DINO:
         global_size: side of a global crop in pixels.
         local_size: side of a local crop.
         num_local: local crops of an image.
-        head: the projection.
+        hidden: width of the projection's first two layers.
+        bottleneck: its width on the sphere.
+        prototypes: its outputs; the published 65,536 are for ImageNet.
         teacher_temperature: that sharpens the teacher's output.
         momentum: of the teacher's average in the first step; it rises to 1 along a cosine.
         frozen_share: share of the steps, from the start, in which the prototypes stay as they are.
@@ -62,10 +64,12 @@ class DINO:
 
     config: ViTConfig
     preprocess: Preprocess
-    global_size: int = 96
-    local_size: int = 48
-    num_local: int = 6
-    head: Head = Head(hidden=256, bottleneck=64, prototypes=2048)
+    global_size: int = 64
+    local_size: int = 32
+    num_local: int = 4
+    hidden: int = 256
+    bottleneck: int = 64
+    prototypes: int = 2048
     teacher_temperature: float = 0.04
     momentum: float = 0.996
     frozen_share: float = 0.01
@@ -73,13 +77,18 @@ class DINO:
     betas = (0.9, 0.999)
     fixed = ()
 
+    @property
+    def head(self) -> Head:
+        """The projection."""
+        return Head(self.hidden, self.bottleneck, self.prototypes)
+
     def init(self, key: Key[Array, ""]) -> Mapping:
         of_backbone, of_head = jax.random.split(key)
         head = self.head.init(of_head, jnp.zeros((1, self.config.width)))["params"]
         return {"encoder": init_dino(self.config, of_backbone), "head": head}
 
     def init_memory(self, params: Mapping) -> Mapping:
-        return {"teacher": params, "center": jnp.zeros(self.head.prototypes)}
+        return {"teacher": params, "center": jnp.zeros(self.prototypes)}
 
     def loss(
         self,

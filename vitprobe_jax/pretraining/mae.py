@@ -1,4 +1,4 @@
-"""Masked autoencoding (He et al., 2022, section 3): a quarter of the patches is encoded, the others' pixels are predicted."""
+"""Masked autoencoding (He et al., 2022, section 3): a quarter of the patches is encoded, the others' pixels predicted."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -51,7 +51,7 @@ class Objective(Protocol):
         *,
         steps: int,
     ) -> tuple[Float[Array, ""], Mapping]:
-        """Mean loss over a part of a batch, a key an image; and means over it: `shown` on the curve, `kept` for `remember`."""
+        """Mean loss over some images, a key each; and means over them: `shown` on the curve, `kept` for `remember`."""
         ...
 
     def remember(self, memory: Mapping, params: Mapping, kept: Mapping, step: Int[Array, ""], *, steps: int) -> Mapping:

@@ -41,7 +41,7 @@ def random_resized_crop(
 def random_box(
     key: Key[Array, ""], size: tuple[int, int], *, area: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
-    """Where a crop lies in an image of `size` (height, width): its upper left corner, and its height and width, in pixels."""
+    """Where a crop lies in an image of `size` (height, width): its upper left corner, its height and width, in pixels."""
     of_area, of_ratio, of_top, of_left = jax.random.split(key, 4)
     pixels = size[0] * size[1] * jax.random.uniform(of_area, minval=area[0], maxval=area[1])
     low, high = jnp.log(jnp.asarray(ratio))

@@ -1,24 +1,31 @@
-"""Results table -> summarised rows: means over trials and concepts, what was skipped, which token did best.
+"""Results table -> summarised rows: means over trials and concepts with their intervals, and what was skipped.
 
-A *cell* is what one mean speaks of: backbone, layer, token, rule and, for cosine templates, the number of shots. All
-means over concepts are unweighted. Results of whole Broden sweeps have millions of rows, so the sums are Arrow's; it
-runs them on one thread here, which keeps the order of summation and so every digit.
+A concept's score in a cell (`cells`) is its mean over trials; all means over concepts are unweighted.
 """
 
 import dataclasses
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Float
 
-from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.metrics.results import METRICS
-from vitprobe_jax.types import TOKENS
+from vitprobe_jax.metrics.statistics import bootstrap_means
+from vitprobe_jax.report.cells import CellName, CodedRows, cell_name, once_per_table
+from vitprobe_jax.types import TOKENS, Concept
 
-_CELL = ["backbone", "objective", "layer", "token", "rule", "shots"]
-_CONCEPT = ["concept", "category"]
-_NO_SHOTS = 0
+METRIC_LABELS = {
+    "accuracy": "balanced accuracy",
+    "precision": "balanced precision",
+    "recall": "recall",
+    "f1": "balanced F1",
+}
+NORM_TOKENS = ("x1", "xn", "x2")
+"""Before the second LayerNorm, after it, and after the final norm: what Table 1 of the paper compares."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +35,21 @@ class Score:
     Attributes:
         mean: over trials first, then over concepts.
         deviation: sample standard deviation (n - 1), over trials, of the mean over concepts; None for a single trial.
+        low: lower end of the 95% bootstrap interval over concepts.
+        high: its upper end.
     """
 
     mean: float
     deviation: float | None
+    low: float
+    high: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(CellName):
     """One cell.
 
     Attributes:
-        shots: support images asked for; None for hyperplanes.
         effective_shots: support images used, mean over templates; None for hyperplanes.
         concepts: how many concepts the means are over.
         templates: how many templates: concepts times trials, less what was skipped.
@@ -48,12 +58,6 @@ class Summary:
         scores: by metric; empty where every concept was skipped.
     """
 
-    backbone: str
-    objective: str
-    layer: int
-    token: str
-    rule: str
-    shots: int | None
     effective_shots: float | None = None
     concepts: int = 0
     templates: int = 0
@@ -61,10 +65,29 @@ class Summary:
     skipped: int = 0
     scores: Mapping[str, Score] = dataclasses.field(default_factory=dict)
 
-    @property
-    def untrained(self) -> bool:
-        """Whether the backbone is a control with random weights."""
-        return self.objective == UNTRAINED
+
+@dataclasses.dataclass(frozen=True)
+class ConceptScores:
+    """Every concept's mean over trials in every cell.
+
+    Attributes:
+        cells: in the order of `summarise`, one for each of its rows.
+        concepts: by category, then name, then number.
+        scores: by metric (as in `METRICS`), concept and cell; NaN where a concept has no template. In float64, so that
+            three rounded decimals are those of the results table.
+    """
+
+    cells: tuple[CellName, ...]
+    concepts: tuple[Concept, ...]
+    scores: Float[np.ndarray, "metrics K cells"]
+
+    def of(self, cell: CellName, metric: str) -> Float[np.ndarray, " K"]:
+        """The scores of one cell, by concept; `cell` may be a `Summary`."""
+        return self.scores[METRICS.index(metric), :, self._places[cell_name(cell)]]
+
+    @functools.cached_property
+    def _places(self) -> dict[CellName, int]:
+        return {cell: i for i, cell in enumerate(self.cells)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,53 +110,66 @@ class SkippedConcept:
 
 
 def summarise(table: pa.Table) -> list[Summary]:
-    """Every cell of a results table: backbones in the table's order, then layer, token, rule and shots ascending.
+    """Every cell of a results table.
 
+    Ordered by task, data set and backbone as in the table, then layer, token, rule, evaluation and shots ascending.
     A concept with some trials skipped is averaged over the others; one with none left counts as skipped.
     """
-    # Joins never match a null, so hyperplanes get a number of shots as well.
-    table = table.set_column(
-        table.schema.get_field_index("shots"), "shots", pc.fill_null(table["shots"], pa.scalar(_NO_SHOTS, pa.int32()))
-    )
-    scored = table.filter(pc.is_null(table["skipped"]))
-    per_concept = _mean(scored, [*_CELL, *_CONCEPT])
-    means = _by_cell(per_concept, [(metric, "mean") for metric in METRICS] + [("concept", "count")])
-    sample = pc.VarianceOptions(ddof=1)
-    deviations = _by_cell(_mean(scored, [*_CELL, "trial"]), [(metric, "stddev", sample) for metric in METRICS])
-    templates = _by_cell(scored, [("degenerate", "sum"), ("degenerate", "count"), ("effective_shots", "mean")])
-    skipped = _count_skipped(table, per_concept)
-
-    rows = [
-        Summary(
-            **_identity(cell),
-            effective_shots=templates[cell]["effective_shots_mean"],
-            concepts=mean["concept_count"],
-            templates=templates[cell]["degenerate_count"],
-            degenerate=templates[cell]["degenerate_sum"],
-            skipped=skipped.pop(cell, 0),
-            scores={m: Score(mean[f"{m}_mean"], deviations[cell][f"{m}_stddev"]) for m in METRICS},
-        )
-        for cell, mean in means.items()
-    ]
-    rows += [Summary(**_identity(cell), skipped=count) for cell, count in skipped.items()]
-    backbones = pc.unique(table["backbone"]).to_pylist()
-    return sorted(
-        rows,
-        key=lambda row: (backbones.index(row.backbone), row.layer, TOKENS.index(row.token), row.rule, row.shots or 0),
-    )
+    return list(_summarise(table))
 
 
 def summarise_by_category(table: pa.Table) -> dict[str, list[Summary]]:
     """`summarise` of each category of concepts alone, by category in alphabetical order."""
-    categories = sorted(pc.unique(table["category"]).to_pylist())
-    return {category: summarise(table.filter(pc.equal(table["category"], category))) for category in categories}
+    return {category: list(rows) for category, rows in _summarise_by_category(table)}
+
+
+@once_per_table
+def concept_scores(table: pa.Table) -> ConceptScores:
+    """The means over trials behind every summary."""
+    coded = _code(table)
+    scores = np.moveaxis(coded.scores(), 2, 1)
+    scores.flags.writeable = False
+    return ConceptScores(tuple(coded.cells), tuple(coded.concepts), scores)
+
+
+def layer_norm_table(table: pa.Table) -> pa.Table:
+    """What layer norms do to a direction (Table 1 of the paper): `NORM_TOKENS` side by side, at the last probed block.
+
+    Every task, data set, rule (at its largest number of shots) and backbone that has scores; nothing of pixels.
+
+    Returns:
+        Columns task, dataset, rule, shots, backbone, layer, token, concepts, then of each metric the mean and the ends
+        of its 95% bootstrap interval: `f1`, `f1_low`, `f1_high`.
+    """
+    rows = [row for row in last_layer(main_rows(summarise(table))) if row.scores and row.token in NORM_TOKENS]
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row.task, row.dataset, row.rule].append(row)
+    names = ("task", "dataset", "rule", "shots", "backbone", "layer", "token", "concepts")
+    records = []
+    for group in groups.values():
+        for row in most_shots(group):
+            record = {name: getattr(row, name) for name in names}
+            for metric, score in row.scores.items():
+                record |= {metric: score.mean, f"{metric}_low": score.low, f"{metric}_high": score.high}
+            records.append(record)
+    types = dict.fromkeys(("shots", "layer", "concepts"), pa.int32())
+    fields = [(name, types.get(name, pa.string())) for name in names]
+    fields += [(f"{metric}{end}", pa.float64()) for metric in METRICS for end in ("", "_low", "_high")]
+    return pa.Table.from_pylist(records, schema=pa.schema(fields))
+
+
+def main_rows(rows: Iterable[Summary]) -> list[Summary]:
+    """The rows about patches or images: all but those about pixels."""
+    return [row for row in rows if row.evaluation != "pixel"]
 
 
 def last_layer(rows: Iterable[Summary]) -> list[Summary]:
-    """The rows at the last probed layer of each backbone."""
+    """The rows at the last probed layer of each backbone, in each task and data set."""
     rows = list(rows)
-    last = {row.backbone: row.layer for row in sorted(rows, key=lambda row: row.layer)}
-    return [row for row in rows if row.layer == last[row.backbone]]
+    place = lambda row: (row.task, row.dataset, row.backbone)  # noqa: E731
+    last = {place(row): row.layer for row in sorted(rows, key=lambda row: row.layer)}
+    return [row for row in rows if row.layer == last[place(row)]]
 
 
 def most_shots(rows: Iterable[Summary]) -> list[Summary]:
@@ -146,13 +182,14 @@ def most_shots(rows: Iterable[Summary]) -> list[Summary]:
 def best_tokens(rows: Iterable[Summary], *, metric: str = "f1") -> list[Best]:
     """The best token of every backbone under every rule, over all layers, at the largest number of shots.
 
-    At one number of shots, since tokens are to be compared and not budgets. Of equals, the first in the order of
+    Each task, data set and kind of evaluation has its own. At one number of shots, since tokens are to be compared and not
+    budgets. Of equals, the first in the order of
     `TOKENS` leads. A backbone and rule where every concept was skipped has no entry.
     """
     groups = defaultdict(list)
     for row in rows:
         if row.scores:
-            groups[row.rule, row.backbone].append(row)
+            groups[row.task, row.dataset, row.evaluation, row.rule, row.backbone].append(row)
     best = []
     for group in groups.values():
         ranked = sorted(most_shots(group), key=lambda row: (-row.scores[metric].mean, TOKENS.index(row.token)))
@@ -182,29 +219,51 @@ def skipped_concepts(table: pa.Table) -> list[SkippedConcept]:
     ]
 
 
-def _mean(table: pa.Table, keys: list[str]) -> pa.Table:
-    """The means of the metrics by keys, under the names of the metrics."""
-    means = table.group_by(keys, use_threads=False).aggregate([(metric, "mean") for metric in METRICS])
-    return means.select([*keys, *(f"{metric}_mean" for metric in METRICS)]).rename_columns([*keys, *METRICS])
+_code = once_per_table(CodedRows.of)
 
 
-def _by_cell(table: pa.Table, aggregations: list[tuple]) -> dict[tuple, dict]:
-    rows = table.group_by(_CELL, use_threads=False).aggregate(aggregations).to_pylist()
-    return {tuple(row.pop(key) for key in _CELL): row for row in rows}
+@once_per_table
+def _summarise(table: pa.Table) -> tuple[Summary, ...]:
+    return _summaries(_code(table))
 
 
-def _count_skipped(table: pa.Table, per_concept: pa.Table) -> dict[tuple, int]:
-    """Skipped concepts by cell."""
-    keys = [*_CELL, *_CONCEPT]
-    attempted = table.filter(pc.is_valid(table["skipped"])).group_by(keys, use_threads=False).aggregate([])
-    never_scored = attempted.join(per_concept.select(keys), keys, join_type="left anti")
-    return {cell: row["concept_count"] for cell, row in _by_cell(never_scored, [("concept", "count")]).items()}
+@once_per_table
+def _summarise_by_category(table: pa.Table) -> tuple[tuple[str, tuple[Summary, ...]], ...]:
+    coded = _code(table)
+    categories = np.array([concept.category for concept in coded.concepts])
+    return tuple((str(name), _summaries(coded.restrict(categories == name))) for name in np.unique(categories))
+
+
+def _summaries(coded: CodedRows) -> tuple[Summary, ...]:
+    if not coded.cells:
+        return ()
+    scores, trials = coded.scores(), coded.trial_means()
+    num_concepts = np.sum(~np.isnan(scores[0]), axis=1)
+    num_trials = np.sum(~np.isnan(trials[0]), axis=1)
+    # Cells of one metric after another, as columns: every interval is over the same resamples of concepts.
+    ends = bootstrap_means(scores.reshape(-1, len(coded.concepts)).T)
+    low, high = (end.reshape(len(METRICS), -1) for end in ends)
+    templates, degenerate = coded.total(np.ones(len(coded.cell))), coded.total(coded.degenerate)
+    effective_shots, skipped = coded.total(coded.effective_shots), coded.attempted() - num_concepts
+
+    def score(m: int, c: int) -> Score:
+        known = scores[m, c][~np.isnan(scores[m, c])]
+        deviation = float(np.nanstd(trials[m, c], ddof=1)) if num_trials[c] > 1 else None
+        return Score(float(known.mean()), deviation, float(low[m, c]), float(high[m, c]))
+
+    return tuple(
+        Summary(
+            **dataclasses.asdict(cell),
+            effective_shots=float(effective_shots[c] / templates[c]) if cell.shots and templates[c] else None,
+            concepts=int(num_concepts[c]),
+            templates=int(templates[c]),
+            degenerate=int(degenerate[c]),
+            skipped=int(skipped[c]),
+            scores={metric: score(m, c) for m, metric in enumerate(METRICS)} if num_concepts[c] else {},
+        )
+        for c, cell in enumerate(coded.cells)
+    )
 
 
 def _tuples(table: pa.Table) -> list[tuple]:
     return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-
-
-def _identity(cell: tuple) -> dict:
-    identity = dict(zip(_CELL, cell, strict=True))
-    return identity | {"shots": identity["shots"] or None}
