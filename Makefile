@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test test-slow lint docs
 
 demo: .venv/core
 	$(BIN)/python -m experiments.sweep --flagfile=demo.flags --out=out/demo --resume
@@ -10,12 +10,16 @@ demo: .venv/core
 test: .venv/test
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
-test-slow: .venv/test
+test-slow: .venv/test .venv/docs
 	$(BIN)/python -m pytest -m slow
 
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "docs: build/docs/index.html"
 
 .venv/python: Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -29,4 +33,8 @@ lint: .venv/test
 
 .venv/test: .venv/core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+.venv/docs: .venv/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@

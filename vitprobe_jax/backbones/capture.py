@@ -1,6 +1,7 @@
 """Any intermediate of any block, through Flax's `capture_intermediates` and `sow`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ def capture(
     images: Float[Array, "B height width 3"],
     wanted: Sequence[tuple[int, str]],
     *,
-    dtype=jnp.float32,
+    dtype: Any = jnp.float32,
 ) -> dict[tuple[int, Intermediate], Float[Array, "B ..."]]:
     """The wanted intermediates, keyed by (block, name).
 
@@ -92,7 +93,7 @@ def capture_pixels(
     images: UInt8[Array, "B height width 3"],
     wanted: Sequence[tuple[int, str]],
     *,
-    dtype=jnp.float32,
+    dtype: Any = jnp.float32,
 ) -> dict[tuple[int, Intermediate], Float[Array, "B ..."]]:
     """`capture` of RGB images in 0..255, a few at a time where that is faster (`IMAGES_AT_ONCE`).
 

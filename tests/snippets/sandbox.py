@@ -1,0 +1,64 @@
+"""A reader's machine in small: the files that the pages speak of, and a `python` that is this one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tests.checkpoints_convert.official_files import write_dino, write_mae
+from tests.data.broden_tree import write_image
+from tests.data.plain_tree import save_mask
+
+_SIZES = {"width": 16, "depth": 12, "num_heads": 2, "patch_size": 16, "grid": 2}
+
+
+def write_files(folder: Path) -> None:
+    """Checkpoints in the official layouts, a Broden folder, class folders, and a new photograph."""
+    write_dino(folder / "dino_deitsmall16_pretrain.pth", **_SIZES)
+    write_dino(folder / "dino_vitbase16_pretrain.pth", **_SIZES)
+    write_mae(folder / "mae_pretrain_vit_base.pth", **_SIZES)
+    write_image(folder / "new.jpg", 48, 64)
+    for split, count in (("train", 8), ("val", 4)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                write_image(folder / f"made/classes/{split}/{name}/{i}.jpg", 32, 32)
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        write_image(folder / f"made/plain/images/{i}.jpg", 32, 32)
+        save_mask(folder / f"made/plain/masks/{i}.png", rng.integers(1, 4, (2, 2)).repeat(16, 0).repeat(16, 1))
+    (folder / "made/plain/names.csv").write_text("number,name\n1,sky\n2,grass\n3,road\n")
+    make = f"--input={folder / 'made/plain'}", f"--output={folder / 'made/broden'}"
+    subprocess.run([sys.executable, "-m", "experiments.make_broden", *make], check=True, env=environment(folder))
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """A home of its own, one CPU device, programs compiled once for all commands, and `python` on the path."""
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    for name in ("python", "python3"):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        (programs / name).chmod(0o755)
+    return os.environ | {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(folder),
+        "TFDS_DATA_DIR": str(folder / "tensorflow_datasets"),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def run_shell(folder: Path, script: str) -> subprocess.CompletedProcess:
+    """Runs a script as a reader would, in the folder; it ends with the first command that fails."""
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=600,
+    )
