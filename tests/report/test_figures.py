@@ -1,135 +1,249 @@
-"""Figures show the summaries: one bar or line for each, at their heights."""
+"""Figures show the numbers of the table."""
 
-import base64
 import itertools
-import subprocess
-import sys
-import xml.etree.ElementTree
+import statistics
 
 import numpy as np
 import pytest
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import PolyCollection, QuadMesh
 
+from tests.report.conftest import BACKBONES
+from tests.report.drawn import data_lines, full_rows, heights, mean, points, whiskers
+from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
+from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.results import METRICS, make_table
 from vitprobe_jax.report import figures, tables
+from vitprobe_jax.report.figures import style
+
+BARS = [
+    (figures.accuracy_by_token, ("accuracy",), "hyperplane"),
+    (figures.precision_recall_f1_by_token, ("precision", "recall", "f1"), "hyperplane"),
+    (figures.precision_recall_by_token, ("precision", "recall"), "hyperplane"),
+    (figures.accuracy_f1_by_token, ("accuracy", "f1"), "hyperplane"),
+    (figures.cosine_by_token, ("accuracy", "f1", "precision", "recall"), "cosine"),
+    (figures.cosine_by_token, ("accuracy", "f1", "precision", "recall"), "cosine_centered"),
+]
 
 
-def summaries(results_rows, **options):
-    return tables.summarise(make_table(results_rows(**options)))
+@pytest.mark.parametrize(("draw", "metrics", "rule"), BARS)
+def test_bars_have_the_heights_of_the_table(results_rows, draw, metrics, rule):
+    rows = full_rows(results_rows, layers=(3, 11))
+    figure = draw(make_table(rows), rule=rule)
+    shots = None if rule == "hyperplane" else 5
+    place = {"layer": 11, "rule": rule, "shots": shots, "evaluation": "patch"}
+    assert [axes.get_ylabel() for axes in figure.axes] == [tables.METRIC_LABELS[metric] for metric in metrics]
+    for axes, metric in zip(figure.axes, metrics, strict=True):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["q", "k", "x2"]
+        drawn = heights(axes)
+        for (backbone, _), label in zip(BACKBONES, ("dino_vits16", "tiny_mae (control)"), strict=True):
+            expected = [mean(rows, metric, backbone=backbone, token=token, **place) for token in ("q", "k", "x2")]
+            np.testing.assert_allclose(drawn[label], expected, rtol=0, atol=1e-12)
+        (reference,) = [line for line in axes.lines if line.get_label() == style.REFERENCE]
+        assert set(reference.get_ydata()) == {figures.ALWAYS_POSITIVE[metric]}
 
 
-def data_lines(axes):
-    return [line for line in axes.lines if line.get_label() != figures.REFERENCE]
-
-
-def bar_heights(figure):
-    return [bar.get_height() for bar in figure.axes[0].patches]
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_one_bar_for_each_backbone_and_token(results_rows, metric):
-    rows = summaries(results_rows, rules=("hyperplane",))
-    figure = figures.token_bars(rows, metric=metric)
-    assert sorted(bar_heights(figure)) == sorted(row.scores[metric].mean for row in rows)
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["q", "k", "x2"]
-    reference = next(line for line in figure.axes[0].lines if line.get_label() == figures.REFERENCE)
-    assert set(reference.get_ydata()) == {figures.ALWAYS_POSITIVE[metric]}
+def test_whiskers_are_the_intervals_over_concepts(results_rows):
+    table = make_table(results_rows(rules=("hyperplane",)))
+    axes = figures.accuracy_by_token(table).axes[0]
+    drawn = {(low[1], high[1]) for low, high in whiskers(axes)}
+    assert drawn == {(row.scores["accuracy"].low, row.scores["accuracy"].high) for row in tables.summarise(table)}
 
 
 def test_bars_do_not_overlap_and_stand_over_their_token(results_rows):
-    rows = summaries(results_rows, rules=("hyperplane",))
-    bars = sorted(figures.token_bars(rows, metric="f1").axes[0].patches, key=lambda bar: bar.get_x())
+    table = make_table(results_rows(rules=("hyperplane",)))
+    axes = figures.accuracy_by_token(table).axes[0]
+    bars = sorted(axes.patches, key=lambda bar: bar.get_x())
     assert all(a.get_x() + a.get_width() <= b.get_x() for a, b in itertools.pairwise(bars))
-    for token, tick in zip(("q", "k", "x2"), range(3), strict=True):
-        heights = {bar.get_height() for bar in bars if abs(bar.get_x() + bar.get_width() / 2 - tick) < 0.5}
-        assert heights == {row.scores["f1"].mean for row in rows if row.token == token}
+    for place, token in enumerate(("q", "k", "x2")):
+        here = {bar.get_height() for bar in bars if abs(bar.get_x() + bar.get_width() / 2 - place) < 0.5}
+        assert here == {row.scores["accuracy"].mean for row in tables.summarise(table) if row.token == token}
 
 
-def test_only_controls_are_hatched_and_named_so(results_rows):
-    figure = figures.token_bars(summaries(results_rows, rules=("hyperplane",)), metric="f1")
-    hatched = {container.get_label(): {bar.get_hatch() for bar in container} for container in figure.axes[0].containers}
-    assert hatched == {"dino_vits16": {None}, "tiny_mae (untrained control)": {"///"}}
+def test_the_numbers_above_bars_are_theirs(results_rows):
+    rows = results_rows(rules=("hyperplane",))
+    axes = figures.accuracy_by_token(make_table(rows)).axes[0]
+    written = sorted(text.get_text() for text in axes.texts)
+    assert written == sorted(f"{bar.get_height():.2f}" for bar in axes.patches)
 
 
-def test_whiskers_only_where_there_are_trials(results_rows):
-    cosine = figures.token_bars(summaries(results_rows, rules=("cosine",), shots=(5,)), metric="f1")
-    hyperplane = figures.token_bars(summaries(results_rows, rules=("hyperplane",)), metric="f1")
-    # Each backbone's bars bring one collection of whiskers.
-    assert (len(cosine.axes[0].collections), len(hyperplane.axes[0].collections)) == (2, 0)
+def test_skipped_cells_leave_gaps(results_rows):
+    rows = full_rows(results_rows, skip=lambda row: "rare" if row["backbone"] == "tiny_mae" else None, layers=(3, 11))
+    table = make_table(rows)
+    bars = figures.accuracy_by_token(table).axes[0]
+    assert {label: len(drawn) for label, drawn in heights(bars).items()} == {"dino_vits16": 3, "tiny_mae (control)": 0}
+    assert [text.get_text() for text in bars.texts].count("\N{EN DASH}") == 3
+    control = figures.scores_over_shots(table).axes[2]
+    assert all(np.isnan(line.get_ydata()).all() for line in data_lines(control))
+    heatmap = figures.layer_token_heatmap(table).axes[1]
+    (mesh,) = [one for one in heatmap.collections if isinstance(one, QuadMesh)]
+    assert mesh.get_array().mask.all()
+    assert not heatmap.texts
+    categories = figures.f1_by_category(table).axes
+    assert all(len(x) == 3 for x in points(categories[0]).values())
+    assert all(x == [] for x in points(categories[1]).values())
 
 
-def test_cells_without_scores_leave_gaps(results_rows):
-    skip = {"skip": lambda row: "rare" if row["backbone"] == "tiny_mae" else None}
-    assert (
-        len(bar_heights(figures.token_bars(summaries(results_rows, rules=("hyperplane",), **skip), metric="f1"))) == 3
-    )
-    lines = figures.shots_lines(summaries(results_rows, rules=("cosine",), **skip), metric="f1")
-    assert [sum(len(line.get_xdata()) > 0 for line in data_lines(axes)) for axes in lines.axes] == [3, 0]
+def test_lines_over_shots_break_where_concepts_were_skipped(results_rows):
+    rows = results_rows(rules=("cosine",), shots=(1, 5, 50), skip=lambda row: "rare" if row["shots"] == 5 else None)
+    for axes in figures.scores_over_shots(make_table(rows)).axes:
+        for line in data_lines(axes):
+            assert list(np.isnan(line.get_ydata())) == [False, True, False]
 
 
-def test_bars_refuse_two_rows_of_one_place(results_rows):
-    with pytest.raises(ValueError, match="choose one layer"):
-        figures.token_bars(summaries(results_rows, rules=("hyperplane",), layers=(3, 11)), metric="f1")
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_one_line_for_each_token_over_shots_with_its_band(results_rows, metric):
-    rows = summaries(results_rows, rules=("cosine",), shots=(1, 5, 50))
-    figure = figures.shots_lines(rows, metric=metric)
-    assert [axes.get_title() for axes in figure.axes] == ["dino_vits16", "tiny_mae (untrained control)"]
-    for axes, backbone in zip(figure.axes, ("dino_vits16", "tiny_mae"), strict=True):
-        assert [line.get_label() for line in data_lines(axes)] == ["q", "k", "x2"]
+def test_lines_and_bands_over_shots(results_rows):
+    rows = results_rows(rules=("cosine",), shots=(1, 5, 50))
+    figure = figures.scores_over_shots(make_table(rows))
+    panels = iter(figure.axes)
+    for (backbone, _), metric in itertools.product(BACKBONES, ("accuracy", "f1")):
+        axes = next(panels)
+        assert axes.get_title(loc="left").startswith(backbone)
+        assert axes.get_ylabel() == tables.METRIC_LABELS[metric]
         assert axes.get_xscale() == "log"
         assert list(axes.get_xticks()) == [1, 5, 50]
         bands = [band for band in axes.collections if isinstance(band, PolyCollection)]
-        for line, band in zip(data_lines(axes), bands, strict=True):
-            own = [row for row in rows if (row.backbone, row.token) == (backbone, line.get_label())]
-            means = np.array([row.scores[metric].mean for row in own])
-            deviations = np.array([row.scores[metric].deviation for row in own])
-            assert list(line.get_xdata()) == [1, 5, 50]
-            np.testing.assert_array_equal(line.get_ydata(), means)
-            edges = band.get_paths()[0].vertices[:, 1]
-            for expected in (*(means - deviations), *(means + deviations)):
-                assert np.isclose(edges, expected, rtol=0, atol=1e-12).any()
+        for token, line, band in zip(("q", "k", "x2"), data_lines(axes), bands, strict=True):
+            assert line.get_label() == token
+            means = [mean(rows, metric, backbone=backbone, token=token, shots=s) for s in (1, 5, 50)]
+            np.testing.assert_allclose(line.get_ydata(), means, rtol=0, atol=1e-12)
+            for s, center in zip((1, 5, 50), means, strict=True):
+                trials = [mean(rows, metric, backbone=backbone, token=token, shots=s, trial=t) for t in range(3)]
+                deviation = statistics.stdev(trials)
+                edges = band.get_paths()[0].vertices
+                at = edges[np.isclose(edges[:, 0], s), 1]
+                np.testing.assert_allclose([at.min(), at.max()], [center - deviation, center + deviation], atol=1e-12)
 
 
-def test_one_line_for_each_token_over_layers_without_bands(results_rows):
-    rows = summaries(results_rows, rules=("hyperplane",), layers=(3, 7, 11))
-    figure = figures.layer_lines(rows, metric="recall")
-    for axes in figure.axes:
-        assert [list(line.get_xdata()) for line in data_lines(axes)] == [[3, 7, 11]] * 3
-        assert list(axes.get_xticks()) == [3, 7, 11]
-        assert not axes.collections
+def test_single_trials_have_no_bands(results_rows):
+    figure = figures.scores_over_shots(make_table(results_rows(rules=("cosine",), trials=1)))
+    assert not any(isinstance(band, PolyCollection) for axes in figure.axes for band in axes.collections)
 
 
-def test_names_are_shown_as_they_are(results_rows):
-    """Dollar signs are no mathematics, and broken mathematics raises no error."""
-    rows = results_rows(shots=(1, 5))
-    named = [row | {"backbone": row["backbone"].replace("dino_vits16", "$x^$ & <b>")} for row in rows]
-    table = tables.summarise(make_table(named))
-    for figure in (
-        figures.token_bars([row for row in table if row.rule == "hyperplane"], metric="f1"),
-        figures.shots_lines([row for row in table if row.rule == "cosine"], metric="f1"),
-    ):
-        assert figures.svg_data_uri(figure).startswith("data:image/svg+xml;base64,")
+@pytest.mark.parametrize(
+    ("draw", "metrics", "rule"),
+    [
+        (figures.f1_by_category, ("f1",), "hyperplane"),
+        (figures.precision_recall_by_category, ("precision", "recall"), "hyperplane"),
+        (figures.cosine_by_category, ("accuracy", "f1"), "cosine"),
+    ],
+)
+def test_points_by_category(results_rows, draw, metrics, rule):
+    rows = full_rows(results_rows, layers=(3, 11))
+    figure = draw(make_table(rows), rule=rule)
+    place = {"rule": rule, "layer": 11, "shots": None if rule == "hyperplane" else 5, "evaluation": "patch"}
+    panels = iter(figure.axes)
+    for (backbone, _), metric in itertools.product(BACKBONES, metrics):
+        axes = next(panels)
+        assert axes.get_xlabel() == tables.METRIC_LABELS[metric]
+        for token in ("q", "k", "x2"):
+            expected = [
+                mean(rows, metric, backbone=backbone, token=token, category=category, **place)
+                for category in ("material", "object", "part")
+            ]
+            np.testing.assert_allclose(points(axes)[token], expected, rtol=0, atol=1e-12)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "material (1)",
+        "object (2)",
+        "part (1)",
+    ]
 
 
-def test_many_backbones_have_colours_of_their_own(results_rows):
-    rows = results_rows(rules=("hyperplane",))
-    many = [row | {"backbone": f"{row['backbone']} {i}"} for i in range(6) for row in rows]
-    figure = figures.token_bars(tables.summarise(make_table(many)), metric="f1")
-    assert len({container[0].get_facecolor() for container in figure.axes[0].containers}) == 12
+def test_heatmap_shows_every_cell_and_frames_the_best(results_rows):
+    rows = results_rows(rules=("hyperplane",), layers=(0, 5, 11))
+    figure = figures.layer_token_heatmap(make_table(rows), metric="recall")
+    for axes, (backbone, _) in zip(figure.axes, BACKBONES, strict=False):
+        expected = np.array(
+            [
+                [mean(rows, "recall", backbone=backbone, token=token, layer=layer) for token in ("q", "k", "x2")]
+                for layer in (0, 5, 11)
+            ]
+        )
+        (mesh,) = [one for one in axes.collections if isinstance(one, QuadMesh)]
+        np.testing.assert_allclose(mesh.get_array(), expected, rtol=0, atol=1e-12)
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "5", "11"]
+        written = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
+        assert written == {place: f"{value:.2f}" for place, value in np.ndenumerate(expected)}
+        (frame,) = axes.patches
+        row, column = np.unravel_index(expected.argmax(), expected.shape)
+        assert (frame.get_x() + 0.5, frame.get_y() + 0.5) == (column, row)
 
 
-def test_the_image_is_well_formed_and_the_same_every_time(results_rows):
-    rows = summaries(results_rows, rules=("hyperplane",))
-    uris = {figures.svg_data_uri(figures.token_bars(rows, metric="f1")) for _ in range(2)}
-    assert len(uris) == 1
-    svg = base64.b64decode(uris.pop().partition("base64,")[2])
-    assert xml.etree.ElementTree.fromstring(svg).tag.endswith("svg")
+def test_centred_beside_plain(results_rows):
+    rows = full_rows(results_rows)
+    panels = iter(figures.centred_beside_plain(make_table(rows)).axes)
+    for (backbone, _), metric in itertools.product(BACKBONES, ("accuracy", "f1")):
+        drawn = points(next(panels))
+        for label, rule in (("cosine", "cosine"), ("cosine, features centred", "cosine_centered")):
+            place = {"backbone": backbone, "rule": rule, "shots": 5}
+            expected = [mean(rows, metric, token=token, **place) for token in ("q", "k", "x2")]
+            np.testing.assert_allclose(drawn[label], expected, rtol=0, atol=1e-12)
 
 
-def test_no_display_and_no_pyplot_are_touched():
-    """In a process of its own, since another test may import pyplot."""
-    code = "import sys, vitprobe_jax.report.page; sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_pixels_beside_patches(results_rows):
+    rows = full_rows(results_rows)
+    panels = iter(figures.pixels_beside_patches(make_table(rows)).axes)
+    for (backbone, _), metric in itertools.product(BACKBONES, ("accuracy", "f1")):
+        drawn = points(next(panels))
+        for label, evaluation in (("patches", "patch"), ("pixels", "pixel")):
+            place = {"backbone": backbone, "rule": "hyperplane", "evaluation": evaluation}
+            expected = [mean(rows, metric, token=token, **place) for token in ("q", "k", "x2")]
+            np.testing.assert_allclose(drawn[label], expected, rtol=0, atol=1e-12)
+
+
+def test_trained_less_its_own_control_over_shared_concepts(results_rows):
+    backbones = (("untrained_dino", UNTRAINED), ("dino", "x"), ("untrained_mae", UNTRAINED), ("mae", "y"))
+    rows = results_rows(
+        rules=("hyperplane",),
+        backbones=backbones,
+        skip=lambda row: "rare" if row["backbone"] == "mae" and row["name"] == "sky" else None,
+    )
+    panels = iter(figures.trained_less_control(make_table(rows)).axes)
+    for backbone, control in (("dino", "untrained_dino"), ("mae", "untrained_mae")):
+        for metric in ("accuracy", "f1"):
+            axes = next(panels)
+            assert axes.get_title(loc="left") == f"{backbone} less {control}"
+            shared = [row for row in rows if backbone == "dino" or row["name"] != "sky"]
+            expected = [
+                mean(shared, metric, backbone=backbone, token=token)
+                - mean(shared, metric, backbone=control, token=token)
+                for token in ("q", "k", "x2")
+            ]
+            np.testing.assert_allclose(points(axes)["difference"], expected, rtol=0, atol=1e-12)
+            assert all(low[0] <= x <= high[0] for x, (low, high) in zip(expected, whiskers(axes), strict=True))
+
+
+def test_controls_are_hollow_and_named_so(results_rows):
+    axes = figures.accuracy_by_token(make_table(results_rows(rules=("hyperplane",)))).axes[0]
+    filled = {bars.get_label(): {bar.get_facecolor()[3] > 0 for bar in bars} for bars in axes.containers}
+    assert filled == {"dino_vits16": {True}, "tiny_mae (control)": {False}}
+
+
+@pytest.mark.parametrize(
+    ("draw", "complaint"),
+    [
+        (lambda table: figures.accuracy_by_token(table, task="classification"), "no results of classification"),
+        (lambda table: figures.cosine_by_token(table), "no cosine templates"),
+        (lambda table: figures.accuracy_by_token(table, layer=5), "no hyperplane templates at block 5"),
+        (lambda table: figures.pixels_beside_patches(table), "counted on pixels"),
+        (lambda table: figures.centred_beside_plain(table), "no cosine templates"),
+        (lambda table: figures.trained_less_control(table.slice(0, 12)), "no untrained control"),
+        (lambda table: figures.accuracy_by_token(table.slice(0, 0)), "no results"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_one_line(results_rows, draw, complaint):
+    table = make_table(results_rows(rules=("hyperplane",)))
+    with pytest.raises(InputError, match=complaint) as error:
+        draw(table)
+    assert "\n" not in str(error.value)
+
+
+def test_another_layer_and_another_number_of_shots(results_rows):
+    rows = results_rows(rules=("cosine",), layers=(3, 11))
+    axes = figures.cosine_by_token(make_table(rows), layer=3, shots=1).axes[0]
+    place = {"backbone": "dino_vits16", "layer": 3, "shots": 1}
+    expected = [mean(rows, "accuracy", token=token, **place) for token in ("q", "k", "x2")]
+    np.testing.assert_allclose(heights(axes)["dino_vits16"], expected, rtol=0, atol=1e-12)
+
+
+def test_all_metrics_can_be_drawn_by_token(results_rows):
+    table = make_table(results_rows(rules=("hyperplane",)))
+    assert len(figures.scores_by_token(table, METRICS).axes) == 4

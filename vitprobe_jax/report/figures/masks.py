@@ -1,0 +1,168 @@
+"""Photographs with what templates found on them: Figures 15 and 16 of the paper."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.report.examples import LEFT_OUT, POSITIVE, Example, Examples
+from vitprobe_jax.report.figures.painting import Block, Tile, paint, tile_figure
+from vitprobe_jax.report.figures.selection import backbones_of, study_of
+from vitprobe_jax.report.tables import concept_scores, summarise
+from vitprobe_jax.types import RULES, Rule
+
+CONCEPTS = IMAGES = 5
+_HEADS: Mapping[Rule, str] = {"hyperplane": "hyperplane", "cosine": "cosine", "cosine_centered": "cosine, centred"}
+_MEND = "give the examples of the same sweep"
+
+
+def mask_examples(table: pa.Table, examples: Examples, *, category: str) -> Figure:
+    """Five concepts of a category from the best to the worst F1, each on one image: Figure 15.
+
+    The image is the held-out one that the concept covers most of; the truth stands first, then what the best token of
+    each backbone and rule found, with the concept's F1 there (mean over trials) and the IoU on this image. What
+    is positive keeps its colours within a line, the rest is dim, and what takes no part is veiled: nothing of the
+    category is annotated there.
+
+    Args:
+        table: results that the examples belong to.
+        examples: of the same sweep.
+        category: of the concepts. They are ranked by mean F1 over the backbones and rules; the five stand at equal
+            distances in that ranking.
+
+    Raises:
+        InputError: no example of the category, or examples of other results.
+    """
+    table = study_of(table, "segmentation")
+    picked = pick_over_ranks(table, examples, category)
+    rows = [row for own in picked for row in own]
+    order = backbones_of(summarise(table))
+    templates = sorted(
+        {(row.backbone, row.rule) for row in rows}, key=lambda own: (order.index(own[0]), RULES.index(own[1]))
+    )
+    scores = concept_f1(table, rows)
+    blocks = []
+    for own in picked:
+        truth = paint(_photograph(examples, own[0]), own[0].truth == POSITIVE, own[0].truth == LEFT_OUT)
+        tiles = [Tile(truth, ("truth",), ())]
+        found = {(row.backbone, row.rule): row for row in own}
+        for backbone, rule in templates:
+            row, head = found.get((backbone, rule)), (backbone, _HEADS[rule])
+            if row is None:
+                tiles.append(Tile(None, head, ("skipped",)))
+            else:
+                below = f"F1 {scores[_place(row)]:.2f}, IoU {row.iou:.2f}"
+                tiles.append(Tile(_painted(examples, row), head, (below,)))
+        blocks.append(Block(own[0].name, tiles))
+    num_rules = len({rule for _, rule in templates})
+    # Whole backbones in a line: with two rules two of them, with three one.
+    return tile_figure(blocks, pinned=num_rules * max(1, 4 // num_rules))
+
+
+def best_concepts(table: pa.Table, examples: Examples, *, backbone: str, rule: Rule = "hyperplane") -> Figure:
+    """The five best concepts of a backbone and rule by F1, each on the five images of highest IoU: Figure 16.
+
+    Painted is what the backbone's best token under the rule found, as in `mask_examples`.
+
+    Args:
+        table: results that the examples belong to.
+        examples: of the same sweep.
+        backbone: its name.
+        rule: decision rule.
+
+    Raises:
+        InputError: no such example, or examples of other results.
+    """
+    table = study_of(table, "segmentation")
+    picked = pick_best(table, examples, backbone, rule)
+    scores = concept_f1(table, [own[0] for own in picked])
+    blocks = [
+        Block(
+            f"{own[0].name} ({own[0].category}), F1 {scores[_place(own[0])]:.2f}",
+            [Tile(_painted(examples, row), (), (f"IoU {row.iou:.2f}",)) for row in own],
+        )
+        for own in picked
+    ]
+    return tile_figure(blocks, pinned=None)
+
+
+def pick_over_ranks(table: pa.Table, examples: Examples, category: str) -> list[list[Example]]:
+    """What `mask_examples` shows: the examples of each concept.
+
+    Raises:
+        InputError: as there.
+    """
+    rows = [row for row in examples.rows if row.kind == "coverage" and row.category == category]
+    if not rows:
+        raise InputError(f"no example of category {category!r}; {_MEND}")
+    scores = concept_f1(table, rows)
+    groups = _by_concept(rows)
+    mean = {concept: np.mean([scores[_place(row)] for row in own]) for concept, own in groups.items()}
+    ranked = sorted(groups, key=lambda concept: (-mean[concept], concept))
+    places = np.unique(np.linspace(0, len(ranked) - 1, CONCEPTS).round().astype(int))
+    return [groups[ranked[place]] for place in places]
+
+
+def pick_best(table: pa.Table, examples: Examples, backbone: str, rule: Rule) -> list[list[Example]]:
+    """What `best_concepts` shows: the examples of each concept.
+
+    Raises:
+        InputError: as there.
+    """
+    rows = [row for row in examples.rows if (row.kind, row.backbone, row.rule) == ("iou", backbone, rule)]
+    if not rows:
+        raise InputError(f"no example of {backbone} with the rule {rule}; {_MEND}")
+    scores = concept_f1(table, rows)
+    groups = _by_concept(rows)
+    ranked = sorted(groups, key=lambda concept: (-scores[_place(groups[concept][0])], concept))
+    return [sorted(groups[concept], key=lambda row: -row.iou)[:IMAGES] for concept in ranked[:CONCEPTS]]
+
+
+def concept_f1(table: pa.Table, rows: Sequence[Example]) -> dict[tuple, float]:
+    """F1 of the concept of each example in its cell, mean over trials, by `_place`.
+
+    Raises:
+        InputError: the results have no such concept or cell.
+    """
+    found = concept_scores(table)
+    cells = {_cell(cell): cell for cell in found.cells if cell.evaluation != "pixel"}
+    numbers = {(concept.number, concept.category): i for i, concept in enumerate(found.concepts)}
+    scores = {}
+    for row in rows:
+        cell, number = cells.get(_cell(row)), numbers.get((row.concept, row.category))
+        score = np.nan if cell is None or number is None else found.of(cell, "f1")[number]
+        if np.isnan(score):
+            raise InputError(f"the results have no template of {row.name!r} for {row.backbone}, {row.rule}; {_MEND}")
+        scores[_place(row)] = float(score)
+    return scores
+
+
+def _by_concept(rows: Sequence[Example]) -> dict[tuple[str, str, int], list[Example]]:
+    groups = {}
+    for row in rows:
+        groups.setdefault((row.category, row.name, row.concept), []).append(row)
+    return groups
+
+
+def _cell(row) -> tuple:
+    """What an example and a cell of the results have in common."""
+    return row.backbone, row.layer, row.token, row.rule, row.shots
+
+
+def _place(row: Example) -> tuple:
+    return *_cell(row), row.concept, row.category
+
+
+def _painted(examples: Examples, row: Example) -> UInt8[np.ndarray, "height width 3"]:
+    """What a template found."""
+    return paint(_photograph(examples, row), row.found != 0, row.truth == LEFT_OUT)
+
+
+def _photograph(examples: Examples, row: Example) -> UInt8[np.ndarray, "height width 3"]:
+    with Image.open(io.BytesIO(examples.images[row.image])) as picture:
+        return np.asarray(picture.convert("RGB"))
