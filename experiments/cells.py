@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from experiments import processes
 from experiments.config import SweepConfig
 from vitprobe_jax.backbones.config import BackboneSpec
 from vitprobe_jax.data.labels import LabelTable
@@ -12,6 +13,7 @@ from vitprobe_jax.features.extract import Cell
 from vitprobe_jax.features.table import FeatureTable
 from vitprobe_jax.metrics.balanced import BalancedMetrics, Counts, balanced_metrics
 from vitprobe_jax.metrics.counts import count_cosine, count_hyperplanes, to_counts
+from vitprobe_jax.metrics.pixels import PixelTable, count_pixels
 from vitprobe_jax.metrics.results import METRICS
 from vitprobe_jax.probes.cosine import fit_cosine
 from vitprobe_jax.probes.feature_norm import Affine, fit_feature_norm
@@ -25,9 +27,9 @@ from vitprobe_jax.probes.sampling import (
     draw_support,
     rows_by_concept,
 )
-from vitprobe_jax.probes.templates import Templates, check_finite
+from vitprobe_jax.probes.templates import CONCEPT_AXIS, Templates, check_finite
 from vitprobe_jax.probes.trials import Support, Trials
-from vitprobe_jax.types import Rule
+from vitprobe_jax.types import Evaluation, Rule
 
 STUDY = "directions"
 
@@ -39,8 +41,8 @@ class Design:
     Attributes:
         labels: of the training rows.
         pools: of the hyperplane rule, one a concept.
-        support: of the cosine rule.
-        queries: of the cosine rule, images of the held-out split.
+        support: of the cosine rules, which draw alike.
+        queries: of the cosine rules, images of the held-out split.
         n_pos_test: held-out rows that carry each concept.
         n_neg_test: held-out rows that carry another concept of its category.
     """
@@ -101,13 +103,13 @@ class SweepCell:
         """
         skipped = self.design.skipped(rule, self.config.min_positives)
         probed = np.array([k for k in range(len(self.design.pools)) if k not in skipped], np.int32)
-        norm = fit_feature_norm(self.train, kind=self.config.feature_norm)
-        probe = {"hyperplane": self._hyperplane, "cosine": self._cosine}[rule]
-        arrays, numbers, counts, notes = probe(probed, norm)
-        diverged = check_finite(*(np.moveaxis(arrays[name], axis, 0) for name, axis in _CONCEPT_AXIS[rule].items()))
+        kind = "center" if rule == "cosine_centered" else self.config.feature_norm
+        probe = self._hyperplane if rule == "hyperplane" else self._cosine
+        arrays, numbers, counts, notes = probe(probed, fit_feature_norm(self.train, kind=kind))
+        diverged = check_finite(*(np.moveaxis(arrays[name], axis, 0) for name, axis in CONCEPT_AXIS[rule].items()))
         skipped |= {int(probed[i]): reason for i, reason in diverged.items()}
         kept = np.array([i for i in range(len(probed)) if i not in diverged], int)
-        arrays |= {name: arrays[name].take(kept, axis) for name, axis in _CONCEPT_AXIS[rule].items()}
+        arrays |= {name: arrays[name].take(kept, axis) for name, axis in CONCEPT_AXIS[rule].items()}
         layer, token = self.cell
         templates = Templates(
             task=self.config.task,
@@ -117,7 +119,7 @@ class SweepCell:
             rule=rule,
             concepts=tuple(self.design.labels.concepts[probed[i]] for i in kept),
             arrays=arrays,
-            shots=self.config.shots if rule == "cosine" else (),
+            shots=() if rule == "hyperplane" else self.config.shots,
         )
         metrics = balanced_metrics(counts)
         rows = [self._skipped_row(rule, k, shots, skipped[k]) for k in sorted(skipped) for shots in self._shots(rule)]
@@ -127,6 +129,29 @@ class SweepCell:
                     self._row(rule, int(probed[place[-1]])) | numbers(place) | _measured(metrics, counts, place)
                 )
         return templates, rows, notes
+
+    def pixel_rows(self, hyperplanes: Templates, pixels: PixelTable) -> list[dict]:
+        """Evaluates hyperplanes on the pixels of the held-out images, those of all processes.
+
+        Args:
+            hyperplanes: of this cell.
+            pixels: images of this process; all processes together have each of them once.
+
+        Returns:
+            The rows of the results table, one of each hyperplane.
+        """
+        index = {concept: k for k, concept in enumerate(self.design.labels.concepts)}
+        probed = np.array([index[concept] for concept in hyperplanes.concepts], np.int32)
+        category = self.design.labels.concept_category[probed]
+        w, b = hyperplanes.arrays["w"], hyperplanes.arrays["b"]
+        counts = to_counts(processes.total(count_pixels(pixels, probed, category, w, b)))
+        metrics = balanced_metrics(counts)
+        return [
+            self._row("hyperplane", int(k), "pixel")
+            | _of_pool(self.design.pools[k], b[i])
+            | _measured(metrics, counts, (i,))
+            for i, k in enumerate(probed)
+        ]
 
     def _hyperplane(self, probed: np.ndarray, norm: Affine):
         labels = self.design.labels
@@ -146,8 +171,7 @@ class SweepCell:
         b = np.asarray(b)
 
         def numbers(place):
-            pool = pools[place[-1]]
-            return {"n_pos_train": len(pool.positives), "n_neg_train": pool.num_negatives, "threshold": float(b[place])}
+            return _of_pool(pools[place[-1]], b[place])
 
         return {"w": np.asarray(w), "b": b}, numbers, counts, self._overshot(np.asarray(loss))
 
@@ -187,10 +211,10 @@ class SweepCell:
         return arrays, numbers, counts, []
 
     def _shots(self, rule: Rule) -> tuple[int | None, ...]:
-        return self.config.shots if rule == "cosine" else (None,)
+        return (None,) if rule == "hyperplane" else self.config.shots
 
-    def _row(self, rule: Rule, k: int) -> dict:
-        """What stands in every row of a concept."""
+    def _row(self, rule: Rule, k: int, evaluation: Evaluation | None = None) -> dict:
+        """What stands in every row of a concept; by default of the evaluation of the task's own rows."""
         concept = self.design.labels.concepts[k]
         layer, token = self.cell
         return {
@@ -203,7 +227,7 @@ class SweepCell:
             "layer": layer,
             "token": token,
             "rule": rule,
-            "evaluation": "patch" if self.config.task == "segmentation" else "image",
+            "evaluation": evaluation or ("patch" if self.config.task == "segmentation" else "image"),
             "shots": None,
             "trial": None,
             "effective_shots": None,
@@ -227,7 +251,13 @@ class SweepCell:
         return self._row(rule, k) | numbers
 
 
-_CONCEPT_AXIS: dict[Rule, dict[str, int]] = {"hyperplane": {"w": 0, "b": 0}, "cosine": {"alpha": 2, "t": 2}}
+def _of_pool(pool: RowPool, threshold: np.floating) -> dict:
+    """What a hyperplane was fitted on, and what it came to."""
+    return {
+        "n_pos_train": len(pool.positives),
+        "n_neg_train": pool.num_negatives,
+        "threshold": float(threshold),
+    }
 
 
 def _measured(metrics: BalancedMetrics, counts: Counts, place: tuple[int, ...]) -> dict:

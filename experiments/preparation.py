@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
@@ -22,14 +23,14 @@ from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED_OBJECTIVE
 from vitprobe_jax.data.dataset import Dataset, ImageSplit, draw_subset
 from vitprobe_jax.data.label_cache import cached_labels
 from vitprobe_jax.data.labels import LabelTable, build_labels
-from vitprobe_jax.data.pipeline import image_batches
+from vitprobe_jax.data.pipeline import Batch, image_batches
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.cache import FeatureCache
 from vitprobe_jax.features.extract import extract, fitting_batch, shard_images
 from vitprobe_jax.features.lock import only_writer
 from vitprobe_jax.features.picks import pick_patches
-from vitprobe_jax.features.store import Cell, MemoryStore, RowShape, RowStore
+from vitprobe_jax.features.store import Cell, MemoryStore, RowShape, RowSink, RowStore
 from vitprobe_jax.features.table import FeatureTable, place_table
 from vitprobe_jax.types import SPLITS, Split, Task
 
@@ -106,19 +107,29 @@ class PreparedData:
         wanted = len(cells) * sum(shape.num_shards for shape in shapes.values())
         if not (on_disk and wanted):
             return plan
-        present = sum(self._store(backbone, split).present(cells) for split in SPLITS)
+        present = sum(self.store(backbone, split).present(cells) for split in SPLITS)
         return dataclasses.replace(plan, cached=present / wanted)
 
     def labels(self, backbone: Backbone, split: Split) -> LabelTable:
         """What the rows of a split carry, on this backbone's grid; nothing for images that could not be decoded."""
         transform, patch_size = make_transform(self.config, self.task, backbone), backbone.spec.config.patch_size
         labels = self._picked(transform, patch_size, split)[0]
-        left_out = list(self._store(backbone, split).errors())
+        left_out = list(self.store(backbone, split).errors())
         if not left_out:
             return labels
         slots = labels.slots.copy()
         slots[left_out] = 0
         return dataclasses.replace(labels, slots=slots)
+
+    def whole_labels(self, backbone: Backbone, split: Split) -> LabelTable:
+        """What all rows of a split carry, whatever `--patches_per_image` keeps, images that cannot be decoded included.
+
+        Other than for `labels`, no process waits for another one.
+        """
+        grid = make_transform(self.config, self.task, backbone), backbone.spec.config.patch_size, split
+        if self.config.patches_per_image or jax.process_count() > 1:
+            return self._read_labels(*grid)
+        return self._picked(*grid)[0]
 
     def extract(self, backbone: Backbone, plan: BackbonePlan, cells: Sequence[Cell]) -> None:
         """One pass over the images: afterwards the rows of all cells are in their store, those of all processes.
@@ -130,9 +141,9 @@ class PreparedData:
             cache = self._cache(backbone)
             if cache:
                 on_first(lambda: self._open_cache(cache, stack))
-                on_first(lambda: [self._store(backbone, split).create(cells) for split in SPLITS])
+                on_first(lambda: [self.store(backbone, split).create(cells) for split in SPLITS])
             for split in SPLITS:
-                store = self._store(backbone, split)
+                store = self.store(backbone, split)
                 shards = store.missing(cells, share(store.shape.num_shards))
                 if shards:
                     self._run(backbone, split, store, cells, shards, plan)
@@ -144,7 +155,7 @@ class PreparedData:
         self, backbone: Backbone, split: Split, cell: Cell, labels: LabelTable, plan: BackbonePlan
     ) -> FeatureTable:
         """The rows of a cell and their labels, on the devices or streamed to them."""
-        store = self._store(backbone, split)
+        store = self.store(backbone, split)
         return place_table(
             store.source(cell),
             labels,
@@ -157,7 +168,45 @@ class PreparedData:
     def release(self, backbone: Backbone, cell: Cell) -> None:
         """Forgets the rows of a cell, as far as they are in memory."""
         for split in SPLITS:
-            self._store(backbone, split).release(cell)
+            self.store(backbone, split).release(cell)
+
+    def store(self, backbone: Backbone, split: Split) -> RowStore:
+        """Where the rows of a split are kept."""
+        name = (backbone.spec.name, split)
+        if name not in self._stores:
+            cache, shape = self._cache(backbone), self._shape(backbone, split)
+            self._stores[name] = cache.store(split, shape) if cache else MemoryStore(shape)
+        return self._stores[name]
+
+    def visit(
+        self,
+        backbone: Backbone,
+        images: ImageSplit,
+        sink: RowSink,
+        cells: Sequence[Cell],
+        seen: Callable[[Batch], None],
+    ) -> None:
+        """Hands all patches' rows of some images to a sink, on the devices of this process alone.
+
+        Args:
+            backbone: the frozen model.
+            images: any, as a split of their own.
+            sink: takes them, as in `extract`.
+            cells: (block, token) pairs.
+            seen: is told of every batch of images before its rows are.
+
+        Raises:
+            InputError: bad images.
+        """
+        label = f"{backbone.spec.name} examples"
+
+        def shown(batches):
+            total = -(-len(images) // fitting_batch(self.config.batch_size))
+            for batch in progress(batches, total=total, label=label, unit="batch"):
+                seen(batch)
+                yield batch
+
+        self._forward(backbone, images, sink, cells, list(range(sink.shape.num_shards)), None, shown)
 
     def trial(self, backbone: Backbone, cells: Sequence[Cell]) -> float:
         """Images a second of an extraction, from its first batches; their rows are thrown away."""
@@ -165,15 +214,14 @@ class PreparedData:
         batch_size = fitting_batch(self.config.batch_size)
         num_images = min(shape.num_images, TRIAL_BATCHES * batch_size)
         shape = dataclasses.replace(shape, num_images=num_images)
-        picks = self._picks(backbone, "train")
         times = []
         self._forward(
             backbone,
-            "train",
+            self.splits["train"],
             MemoryStore(shape),
             cells,
             list(range(shape.num_shards)),
-            picks,
+            self._picks(backbone, "train"),
             lambda batches: stamped(batches, times),
         )
         times.append(time.monotonic())
@@ -200,24 +248,10 @@ class PreparedData:
         self, transform: Transform, patch_size: int, split: Split
     ) -> tuple[LabelTable, Int[np.ndarray, "I n"] | None]:
         """The labels of the rows that are kept, and which rows are; built once a grid."""
-        images = self.splits[split]
-        build = functools.partial(
-            build_labels,
-            images,
-            self.dataset.concepts,
-            transform=transform,
-            patch_size=patch_size,
-            task=self.task,
-            patch_label=self.config.patch_label,
-        )
-        with self.folder.stage(f"labels, {split}", "images", len(images)):
-            if self.config.cache_dir is None or self.config.dry_run:
-                labels = build()
-            else:
-                fingerprint = self._label_fingerprint(transform) | {"patch_size": patch_size, "split": split}
-                # One process builds, the others read what it has built.
-                load = functools.partial(cached_labels, self.config.cache_dir, fingerprint, build)
-                labels = on_first(load) or load()
+        with self.folder.stage(f"labels, {split}", "images", len(self.splits[split])):
+            load = functools.partial(self._read_labels, transform, patch_size, split)
+            # One process builds, the others read what it has built.
+            labels = on_first(load) or load()
         if not self.config.patches_per_image or self.task == "classification":
             return labels, None
         self.folder.note(
@@ -225,17 +259,26 @@ class PreparedData:
         )
         return pick_patches(labels, self.config.patches_per_image, seed=self.config.seed)
 
+    def _read_labels(self, transform: Transform, patch_size: int, split: Split) -> LabelTable:
+        """The labels of all rows, from the cache where there is one."""
+        build = functools.partial(
+            build_labels,
+            self.splits[split],
+            self.dataset.concepts,
+            transform=transform,
+            patch_size=patch_size,
+            task=self.task,
+            patch_label=self.config.patch_label,
+        )
+        if self.config.cache_dir is None or self.config.dry_run:
+            return build()
+        fingerprint = self._label_fingerprint(transform) | {"patch_size": patch_size, "split": split}
+        return cached_labels(self.config.cache_dir, fingerprint, build)
+
     def _picks(self, backbone: Backbone, split: Split) -> Int[np.ndarray, "I n"] | None:
         if not self.config.patches_per_image:
             return None
         return self._picked(make_transform(self.config, self.task, backbone), backbone.spec.config.patch_size, split)[1]
-
-    def _store(self, backbone: Backbone, split: Split) -> RowStore:
-        name = (backbone.spec.name, split)
-        if name not in self._stores:
-            cache, shape = self._cache(backbone), self._shape(backbone, split)
-            self._stores[name] = cache.store(split, shape) if cache else MemoryStore(shape)
-        return self._stores[name]
 
     def _open_cache(self, cache: FeatureCache, stack: contextlib.ExitStack) -> None:
         """Makes the folder and keeps other runs from writing there until the stack is left."""
@@ -263,12 +306,11 @@ class PreparedData:
             return progress(batches, total=-(-count // batch_size), label=label, unit="batch")
 
         with self.folder.stage(f"extract, {label}", "images", count):
-            self._forward(backbone, split, store, cells, shards, self._picks(backbone, split), shown)
+            self._forward(backbone, self.splits[split], store, cells, shards, self._picks(backbone, split), shown)
 
-    def _forward(self, backbone, split, store, cells, shards, picks, shown) -> None:
-        images = shard_images(self.splits[split], store.shape, shards)
+    def _forward(self, backbone, images: ImageSplit, store, cells, shards, picks, shown) -> None:
         batches = image_batches(
-            images,
+            shard_images(images, store.shape, shards),
             make_transform(self.config, self.task, backbone),
             batch_size=fitting_batch(self.config.batch_size),
             num_workers=self.config.num_workers,
@@ -278,7 +320,7 @@ class PreparedData:
             batches.start_prefetch()
             extract(
                 backbone,
-                self.splits[split],
+                images,
                 shown(batches),
                 store,
                 cells,

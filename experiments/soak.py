@@ -2,7 +2,7 @@
 
 A small sweep runs once undisturbed. Then the same sweep runs with a cache and `--resume`; SIGKILL strikes it, and its worker
 processes, after a random time; it is started again, until it has been killed so often. Whenever it gets through, its
-results, templates and cache are compared, file by file, with the undisturbed ones, and it begins anew.
+results, templates, examples and cache are compared, file by file, with the undisturbed ones, and it begins anew.
 """
 
 import os
@@ -30,6 +30,7 @@ SWEEP = (
     "--shots=1,5",
     "--trials=2",
     "--num_workers=1",
+    "--pixel_level",
 )
 UNFINISHED = (".partial", ".__lock", ".lock")
 """Endings of names of files that a killed write leaves beside the one it meant, and of locks."""
@@ -94,7 +95,9 @@ def soak(work: Path, *, kills: int, seed: int) -> tuple[int, int]:
 def contents(folder: Path) -> dict[str, bytes]:
     """The bytes of everything that a sweep comes to, by name."""
     paths = [folder / "out" / "results.parquet"]
-    paths += [path for part in ("out/templates", "out/cells", "cache") for path in (folder / part).rglob("*")]
+    paths += [
+        path for part in ("out/templates", "out/cells", "out/examples", "cache") for path in (folder / part).rglob("*")
+    ]
     kept = (path for path in paths if path.is_file() and not path.name.endswith(UNFINISHED))
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 

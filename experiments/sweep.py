@@ -13,6 +13,8 @@ from experiments import config as run_config
 from experiments import processes
 from experiments.cells import Design, SweepCell
 from experiments.config import SweepConfig
+from experiments.examples import make_examples
+from experiments.pixel_data import pixel_grid, pixel_table
 from experiments.plan import BackbonePlan, format_plan
 from experiments.preparation import PreparedData, input_digests, load_backbones, note_backbone
 from experiments.progress import expected_time, progress
@@ -24,6 +26,7 @@ from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.results import make_table
 from vitprobe_jax.probes.feature_norm import CHANGES
+from vitprobe_jax.report.examples import masks_path, write_examples
 from vitprobe_jax.report.page import write_report
 from vitprobe_jax.types import SPLITS, Rule
 
@@ -39,6 +42,9 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
     """
     mesh, local_mesh = processes.make_meshes(config.mesh)
     backbones = load_backbones(config)
+    if config.pixel_level:
+        for backbone in backbones:
+            pixel_grid(config, backbone)
     dataset = open_dataset(config.dataset, seed=config.seed).select(config.categories)
     folder = ResultsFolder(config.out, config.seed)
     if not config.dry_run:
@@ -64,7 +70,11 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
         _sweep_backbone(config, backbone, plan, set(todo), data, folder)
 
     def finish() -> epath.Path:
-        folder.finish([path for _, paths in work for path in paths])
+        table = folder.finish([path for _, paths in work for path in paths])
+        changed = any(todo for todo, _ in work) or not masks_path(config.out).exists()
+        if config.task == "segmentation" and config.examples and changed:
+            write_examples(config.out, make_examples(backbones, data, table))
+            folder.write_run()
         return write_report(config.out)
 
     return processes.on_first(finish)
@@ -107,6 +117,10 @@ def _sweep_backbone(
             for rule in (rule for rule in config.rules if (cell, rule) in todo):
                 with folder.stage(f"{rule}, {spec.name} {cell[0]} {cell[1]}", "concepts", len(design.pools)):
                     templates, rows, notes = work.run(rule)
+                if config.pixel_level and rule == "hyperplane":
+                    pixels = pixel_table(data, backbone, cell)
+                    with folder.stage(f"pixels, {spec.name} {cell[0]} {cell[1]}", "images", pixels.num_images):
+                        rows += work.pixel_rows(templates, pixels)
                 for note in notes:
                     logging.warning("%s", note)
                     folder.note(note)

@@ -20,6 +20,8 @@ SWEEP = (
     "--tokens=k,x2",
     "--shots=1,5",
     "--trials=2",
+    "--rules=hyperplane,cosine,cosine_centered",
+    "--pixel_level",
 )
 
 
@@ -86,7 +88,7 @@ def test_processes_together_come_to_the_table_of_one(tmp_path, alone, count):
     together, single = (read_table(folder / "results.parquet") for folder in (tmp_path / "out", alone))
     # Images are computed in batches of the same shapes, concepts by the same programs: not only close, but equal.
     assert together.equals(single)
-    for path in (alone / "templates").rglob("*.safetensors"):
+    for path in (*(alone / "templates").rglob("*.safetensors"), *(alone / "examples").iterdir()):
         assert (tmp_path / "out" / path.relative_to(alone)).read_bytes() == path.read_bytes()
 
 

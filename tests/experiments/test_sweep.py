@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import torch
 from absl import flags, logging
 
+from experiments import sweep as sweeps
 from experiments.config import define_sweep_flags, sweep_config
+from experiments.pixel_data import pixel_grid
 from experiments.sweep import run_sweep
-from vitprobe_jax.backbones.loading import load_backbone
+from vitprobe_jax.backbones.loading import Backbone, load_backbone
 from vitprobe_jax.data import open_dataset
 from vitprobe_jax.data.labels import build_labels
 from vitprobe_jax.data.transforms import Transform
@@ -19,8 +22,10 @@ from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.results import METRICS, read_table
 from vitprobe_jax.probes.sampling import draw_queries
 from vitprobe_jax.probes.templates import load_templates
+from vitprobe_jax.report.examples import read_examples
 
 SHOTS, TRIALS, TOKENS = (1, 3), 2, ("k", "x2")
+SMALL = ("--rules=hyperplane", "--tokens=k")
 
 
 def make_config(out, *arguments):
@@ -37,9 +42,11 @@ def shapes_config(out, *arguments):
         "--backbones=untrained_dino_tiny",
         "--image_size=64",
         "--tokens=k,x2",
+        "--rules=hyperplane,cosine,cosine_centered",
         "--shots=1,3",
         "--trials=2",
         "--categories=object,scene",
+        "--pixel_level",
         *arguments,
     )
 
@@ -49,6 +56,12 @@ def sweep(tmp_path_factory):
     config = shapes_config(tmp_path_factory.mktemp("sweep") / "out")
     report = run_sweep(config)
     return config, report, read_table(config.out / "results.parquet").to_pylist()
+
+
+@pytest.fixture
+def without_page(monkeypatch):
+    """Figures take longer than a small sweep; the sweep of this module has its page."""
+    monkeypatch.setattr(sweeps, "write_report", lambda out: out / "none.html")
 
 
 def labels_of(config, split):
@@ -67,12 +80,15 @@ def test_every_concept_token_and_rule_has_its_rows(sweep):
             mine = [row for row in rows if (row["concept"], row["category"]) == (concept.number, concept.category)]
             mine = [row for row in mine if row["token"] == token]
             plane = [row for row in mine if row["rule"] == "hyperplane"]
-            few_shot = [row for row in mine if row["rule"] == "cosine"]
-            assert len(plane) == 1
-            if few_shot[0]["skipped"]:
-                assert [row["shots"] for row in few_shot] == list(SHOTS)
-            else:
-                assert len(few_shot) == len(SHOTS) * TRIALS
+            # What could not be probed is skipped once, not for each evaluation.
+            assert [row["evaluation"] for row in plane] == ["patch", "pixel"][: 1 if plane[0]["skipped"] else 2]
+            for rule in ("cosine", "cosine_centered"):
+                few_shot = [row for row in mine if row["rule"] == rule]
+                assert {row["evaluation"] for row in few_shot} == {"patch"}
+                if few_shot[0]["skipped"]:
+                    assert [row["shots"] for row in few_shot] == list(SHOTS)
+                else:
+                    assert len(few_shot) == len(SHOTS) * TRIALS
             positives = int(labels.carries(k).sum())
             assert plane[0]["n_pos_train"] == positives
             if positives < config.min_positives:
@@ -98,12 +114,11 @@ def test_results_recomputed_from_saved_templates_equal_the_table(sweep):
     for token in TOKENS:
         z = np.asarray(backbone.tokens(images, [(3, token)])[3, token], np.float64)[:, 1:]
         folder = config.out / "templates" / "untrained_dino_tiny"
-        plane = load_templates(folder / f"3_{token}_hyperplane.safetensors")
-        few_shot = load_templates(folder / f"3_{token}_cosine.safetensors")
+        by_rule = {rule: load_templates(folder / f"3_{token}_{rule}.safetensors") for rule in config.rules}
         for row in rows:
-            if row["token"] != token or row["skipped"]:
+            if row["token"] != token or row["skipped"] or row["evaluation"] == "pixel":
                 continue
-            templates = plane if row["rule"] == "hyperplane" else few_shot
+            templates = by_rule[row["rule"]]
             place = [(c.number, c.category) for c in templates.concepts].index((row["concept"], row["category"]))
             k = [(c.number, c.category) for c in dataset.concepts].index((row["concept"], row["category"]))
             pos = labels.carries(k)
@@ -113,7 +128,8 @@ def test_results_recomputed_from_saved_templates_equal_the_table(sweep):
             else:
                 s, trial = SHOTS.index(row["shots"]), row["trial"]
                 alpha, t = templates.arrays["alpha"][s, trial, place], templates.arrays["t"][s, trial, place]
-                scores = z @ alpha / np.linalg.norm(z, axis=-1) / np.linalg.norm(alpha) - t
+                shifted = z - templates.arrays["shift"]
+                scores = shifted @ alpha / np.linalg.norm(shifted, axis=-1) / np.linalg.norm(alpha) - t
                 drawn = queries.images[k, trial, : queries.counts[k, trial]]
                 scores, pos, neg = scores[drawn], pos[drawn], neg[drawn]
             assert (row["n_pos_test"], row["n_neg_test"]) == (pos.sum(), neg.sum())
@@ -131,6 +147,87 @@ def test_results_recomputed_from_saved_templates_equal_the_table(sweep):
     assert checked > 100
 
 
+def test_the_centered_rule_is_the_cosine_rule_less_the_training_mean(sweep):
+    """On the same draws, and whatever the feature norm is, which here is none."""
+    config, _, rows = sweep
+    dataset, _ = labels_of(config, "train")
+    split, transform = dataset.splits["train"], Transform(config.image_size, "none", 1.0, "bicubic")
+    images = np.stack([transform.image(split.image(i)) for i in range(len(split))])
+    folder = config.out / "templates" / "untrained_dino_tiny"
+    for token in TOKENS:
+        z = np.asarray(load_backbone("untrained_dino_tiny").tokens(images, [(3, token)])[3, token], np.float64)[:, 1:]
+        plain, centered = (load_templates(folder / f"3_{token}_{rule}.safetensors") for rule in config.rules[1:])
+        np.testing.assert_allclose(centered.arrays["shift"], z.mean((0, 1)), rtol=1e-4, atol=1e-5)
+        assert not plain.arrays["shift"].any()
+        assert (centered.arrays["scale"] == 1).all()
+        # The mean of the same rows, less the mean of all.
+        difference = plain.arrays["alpha"] - centered.arrays["alpha"]
+        np.testing.assert_allclose(
+            difference, np.broadcast_to(centered.arrays["shift"], difference.shape), rtol=1e-3, atol=1e-4
+        )
+    drawn = (
+        "concept",
+        "category",
+        "token",
+        "shots",
+        "trial",
+        "effective_shots",
+        "n_pos_train",
+        "n_pos_test",
+        "n_neg_test",
+    )
+    by_rule = [[[row[name] for name in drawn] for row in rows if row["rule"] == rule] for rule in config.rules[1:]]
+    assert by_rule[0] == by_rule[1]
+
+
+def test_pixel_rows_recomputed_from_saved_templates_and_masks_equal_the_table(sweep):
+    """PyTorch's interpolation of the margins, and masks as the data set gives them, at every second pixel."""
+    config, _, rows = sweep
+    dataset, _ = labels_of(config, "val")
+    split, backbone = dataset.splits["val"], load_backbone("untrained_dino_tiny")
+    transform = Transform(config.image_size, "none", 1.0, "bicubic")
+    images = np.stack([transform.image(split.image(i)) for i in range(len(split))])
+    carried = {category: [] for category in dataset.categories}
+    for i in range(len(split)):
+        annotation = split.annotation(i)
+        layers = {category: [] for category in dataset.categories}
+        for category, mask in (mask for mask in annotation.masks if mask[0] in layers):
+            layers[category].append(transform.mask(mask, annotation.image_size or mask.shape)[1::2, 1::2])
+        for category, label in (label for label in annotation.labels if label[0] in layers):
+            layers[category].append(np.full((32, 32), label))
+        for category, of_category in layers.items():
+            carried[category].append(np.stack([*of_category, *[np.zeros((32, 32), int)] * (3 - len(of_category))]))
+    carried = {category: np.stack(of_images) for category, of_images in carried.items()}
+    planes = [row for row in rows if (row["rule"], row["evaluation"]) == ("hyperplane", "patch")]
+    patch_rows = {(row["token"], row["concept"], row["category"]): row for row in planes}
+    checked = 0
+    for token in TOKENS:
+        templates = load_templates(
+            config.out / "templates" / "untrained_dino_tiny" / f"3_{token}_hyperplane.safetensors"
+        )
+        z = np.asarray(backbone.tokens(images, [(3, token)])[3, token], np.float64)[:, 1:]
+        for place, concept in enumerate(templates.concepts):
+            margins = z @ templates.arrays["w"][place] - templates.arrays["b"][place]
+            grid = torch.from_numpy(margins.reshape(-1, 1, 8, 8))
+            maps = torch.nn.functional.interpolate(grid, size=(32, 32), mode="bilinear", align_corners=False)[:, 0]
+            pos = (carried[concept.category] == concept.number).any(1)
+            neg = (carried[concept.category] > 0).any(1) & ~pos
+            found, doubt = maps.numpy() >= 0, (np.abs(maps.numpy()) < 1e-4).mean()
+            (row,) = [
+                row
+                for row in rows
+                if (row["token"], row["concept"], row["category"]) == (token, concept.number, concept.category)
+                and row["evaluation"] == "pixel"
+            ]
+            assert (row["n_pos_test"], row["n_neg_test"]) == (pos.sum(), neg.sum())
+            assert row["recall"] == pytest.approx(found[pos].mean(), abs=doubt * found.size / pos.sum() + 1e-9)
+            same = ("n_pos_train", "n_neg_train", "threshold", "layer", "rule", "backbone")
+            of_patches = patch_rows[token, concept.number, concept.category]
+            assert [row[name] for name in same] == [of_patches[name] for name in same]
+            checked += 1
+    assert checked > 20
+
+
 def test_the_folder_says_what_was_done(sweep):
     config, report, _ = sweep
     assert report == config.out / "report" / "index.html"
@@ -144,6 +241,7 @@ def test_the_folder_says_what_was_done(sweep):
     assert {stage["unit"] for stage in run["stages"]} == {"images", "concepts"}
 
 
+@pytest.mark.usefixtures("without_page")
 def test_the_run_tells_of_steps_too_long_and_of_the_feature_norm(tmp_path):
     config = shapes_config(
         tmp_path / "out", "--tokens=x2", "--rules=hyperplane", "--learning_rate=1e4", "--feature_norm=center"
@@ -160,11 +258,13 @@ def same_results(out, reference):
         reference / "results.parquet",
         *(reference / "templates").rglob("*.*"),
         *(reference / "cells").rglob("*.*"),
+        *(reference / "examples").iterdir(),
     ]:
         assert (out / path.relative_to(reference)).read_bytes() == path.read_bytes(), path
     return True
 
 
+@pytest.mark.usefixtures("without_page")
 def test_a_resumed_sweep_ends_in_the_same_bytes(sweep, tmp_path):
     """A stop is a folder in which some cells are missing; here also the features come from a cache the second time."""
     arguments = (f"--cache_dir={tmp_path / 'cache'}",)
@@ -182,20 +282,26 @@ def test_a_resumed_sweep_ends_in_the_same_bytes(sweep, tmp_path):
     assert len(json.loads((config.out / "run.json").read_text())["stages"]) > stages
 
 
-def test_memory_bounds_change_no_byte(sweep, tmp_path):
-    """One cell a pass over the images, the training table streamed in blocks: 48 images x 64 x 96 are 1.1 MiB."""
-    config = shapes_config(tmp_path / "out", "--host_memory=2", "--device_memory=1")
+@pytest.mark.usefixtures("without_page")
+def test_memory_bounds_and_devices_change_no_byte(sweep, tmp_path):
+    """One cell a pass over the images, the training table streamed in blocks: 48 images x 64 x 96 are 1.1 MiB.
+
+    On one device of the eight, too.
+    """
+    config = shapes_config(tmp_path / "out", "--host_memory=2", "--device_memory=1", "--mesh=1")
     run_sweep(config)
     extractions = [s for s in json.loads((config.out / "run.json").read_text())["stages"] if "extract" in s["stage"]]
     assert len(extractions) == 2 * len(TOKENS)
     assert same_results(Path(config.out), Path(sweep[0].out))
 
 
+@pytest.mark.usefixtures("without_page")
 def test_fewer_patches_an_image_are_a_sample_of_the_same(sweep, tmp_path):
-    config = shapes_config(tmp_path / "out", "--patches_per_image=8", "--rules=hyperplane", "--tokens=k")
+    config = shapes_config(tmp_path / "out", "--patches_per_image=8", "--nopixel_level", *SMALL)
     run_sweep(config)
     rows = {(row["name"], row["category"]): row for row in read_table(config.out / "results.parquet").to_pylist()}
-    whole = [row for row in sweep[2] if (row["token"], row["rule"]) == ("k", "hyperplane")]
+    wanted = ("k", "hyperplane", "patch")
+    whole = [row for row in sweep[2] if (row["token"], row["rule"], row["evaluation"]) == wanted]
     for row in whole:
         sampled = rows[row["name"], row["category"]]
         assert sampled["n_pos_train"] <= row["n_pos_train"]
@@ -209,6 +315,8 @@ def test_fewer_patches_an_image_are_a_sample_of_the_same(sweep, tmp_path):
     assert np.mean(shares) == pytest.approx(8 / 64, rel=0.5)
     notes = json.loads((config.out / "run.json").read_text())["notes"]
     assert any("--patches_per_image=8" in note for note in notes)
+    # The report shows all patches all the same.
+    assert {row.found.shape for row in read_examples(config.out).rows} == {(8, 8)}
 
 
 def test_a_dry_run_tells_the_plan_and_touches_nothing(sweep, tmp_path, capsys):
@@ -219,13 +327,14 @@ def test_a_dry_run_tells_the_plan_and_touches_nothing(sweep, tmp_path, capsys):
     assert "on disk, 0% there" in text
     assert "images/s" in text
     # Which patches are kept hangs on the labels, which a run that is no dry one would keep in the cache.
-    run_sweep(dataclasses.replace(config, patches_per_image=4))
+    run_sweep(dataclasses.replace(config, patches_per_image=4, pixel_level=False))
     assert list(tmp_path.iterdir()) == []
     capsys.readouterr()
     run_sweep(dataclasses.replace(sweep[0], dry_run=True, resume=True))
-    assert "all 4 cells are finished" in capsys.readouterr().out
+    assert "all 6 cells are finished" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("without_page")
 def test_other_weights_in_the_same_cache_are_told_apart(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(logging, "warning", lambda text, *arguments: told.append(text % arguments))
@@ -247,9 +356,25 @@ def test_a_folder_of_another_configuration_is_refused_and_stays(sweep):
     assert report.exists()
 
 
+@pytest.mark.parametrize("other", ["--patches_per_image=8", "--task=classification"])
+def test_pixels_of_what_has_no_score_maps_are_refused(tmp_path, other):
+    with pytest.raises(InputError, match=rf"--pixel_level.*{other.partition('=')[0]}"):
+        shapes_config(tmp_path / "out", other)
+
+
+def test_an_odd_image_size_has_no_every_second_pixel(tmp_path):
+    """No bundled backbone has an odd patch, so one is made."""
+    spec = load_backbone("untrained_dino_tiny").spec
+    odd = dataclasses.replace(spec, config=dataclasses.replace(spec.config, patch_size=7))
+    config = shapes_config(tmp_path / "out", "--image_size=49")
+    with pytest.raises(InputError, match=r"--pixel_level.*49x49.*even"):
+        pixel_grid(config, Backbone(odd, {}))
+    assert pixel_grid(dataclasses.replace(config, image_size=(56, 28)), Backbone(odd, {})) == (28, 14)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match="holds no sweep"):
+    with pytest.raises(InputError, match="holds no run"):
         run_sweep(shapes_config(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -127,6 +127,22 @@ def test_feature_norms_equal_numpy(planted, devices, streamed, kind):
     assert (np.abs(norm.shift - shift) <= 1e-6 * np.maximum(np.abs(shift), deviation)).all()
 
 
+def test_the_mean_of_the_center_is_the_same_to_the_bit_however_the_table_is_cut(planted):
+    """A template of the centred cosine rule hangs on it; features of all scales, some far from 0 for their deviation."""
+    rows, labels = planted
+    rows = (rows * np.geomspace(1e-3, 1e3, 12) + np.linspace(-100, 100, 12)).astype(np.float32)
+
+    def shift(devices, **bound):
+        table = place_table(HostRows(rows), labels, mesh_of(devices), left_out=np.array([5, 6]), **bound)
+        return np.asarray(fit_feature_norm(table, kind="center").shift)
+
+    once = shift(1)
+    for devices in (1, 2, 3, 8):
+        np.testing.assert_array_equal(shift(devices), once)
+        for blocks in (3, 17):
+            np.testing.assert_array_equal(shift(devices, resident=False, device_bytes=rows.nbytes // blocks), once)
+
+
 @pytest.mark.parametrize(("dense_first", "together"), [(6, 8), (0, 8), (3, 2)])
 def test_scores_of_a_window_are_those_of_the_whole_table(dense_first, together):
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import pytest
 from vitprobe_jax.backbones.loading import load_backbone
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.probes.templates import Templates, check_finite, load_templates, save_templates
-from vitprobe_jax.types import Concept
+from vitprobe_jax.types import RULES, Concept
 
 CONCEPTS = (Concept(3, "sky", "object"), Concept(300, "sky", "material"))
 
@@ -30,11 +30,11 @@ def make(rule="hyperplane", task="segmentation", width=96, shots=(1, 5)):
         rule=rule,
         concepts=CONCEPTS,
         arrays={name: array.astype(np.float32) for name, array in arrays.items()},
-        shots=shots if rule == "cosine" else (),
+        shots=() if rule == "hyperplane" else shots,
     )
 
 
-@pytest.mark.parametrize("rule", ["hyperplane", "cosine"])
+@pytest.mark.parametrize("rule", RULES)
 def test_round_trip(tmp_path, rule):
     templates = make(rule)
     save_templates(tmp_path / "t.safetensors", templates)
@@ -43,6 +43,21 @@ def test_round_trip(tmp_path, rule):
         np.testing.assert_array_equal(loaded.arrays[name], array)
     assert dataclasses.replace(loaded, arrays={}) == dataclasses.replace(templates, arrays={})
     assert [path.name for path in tmp_path.iterdir()] == ["t.safetensors"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_some_templates_give_their_columns_of_all_margins(rule):
+    rows = np.random.default_rng(1).standard_normal((4, 5, 96)).astype(np.float32)
+    templates = make(rule)
+    margins = np.asarray(templates.margins(rows))
+    by_concept = margins.reshape(4, 5, *([] if rule == "hyperplane" else [2, 3]), 2)
+    taken = templates.take([1, 0, 1])
+    assert taken.concepts == tuple(templates.concepts[i] for i in (1, 0, 1))
+    np.testing.assert_allclose(taken.margins(rows), by_concept[..., [1, 0, 1]].reshape(4, 5, -1), rtol=1e-4, atol=1e-5)
+    single = templates.most_shots()
+    assert single.shots == (() if rule == "hyperplane" else (5,))
+    wanted = by_concept if rule == "hyperplane" else by_concept[:, :, 1, 0]
+    np.testing.assert_allclose(single.margins(rows), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_margins_equal_numpy():

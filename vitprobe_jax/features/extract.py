@@ -16,7 +16,7 @@ from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.data.dataset import ImageSplit, ImageSubset
 from vitprobe_jax.data.pipeline import Batch
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.features.store import Cell, RowShape, RowStore
+from vitprobe_jax.features.store import Cell, RowShape, RowSink
 from vitprobe_jax.features.table import DATA_AXIS
 from vitprobe_jax.types import Task
 
@@ -47,7 +47,7 @@ def extract(
     backbone: Backbone,
     split: ImageSplit,
     batches: Iterable[Batch],
-    store: RowStore,
+    store: RowSink,
     cells: Sequence[Cell],
     shards: Sequence[int],
     *,
@@ -142,7 +142,7 @@ class _Shards:
     next one is computed, and two are in memory.
     """
 
-    def __init__(self, store: RowStore, cells: Sequence[Cell], shards: Sequence[int]):
+    def __init__(self, store: RowSink, cells: Sequence[Cell], shards: Sequence[int]):
         self._store, self._cells, self._shards = store, cells, iter(shards)
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future | None = None

@@ -74,18 +74,14 @@ class RowShape:
 
 
 @runtime_checkable
-class RowStore(Protocol):
-    """The rows of one split of one backbone, by cell. Rows of images that could not be decoded are zeros.
+class RowSink(Protocol):
+    """What an extraction hands its rows to. Rows of images that could not be decoded are zeros.
 
     Attributes:
         shape: of every cell.
     """
 
     shape: RowShape
-
-    def missing(self, cells: Sequence[Cell], shards: Iterable[int]) -> list[int]:
-        """Those of the shards in which rows of some of the cells are missing or damaged."""
-        ...
 
     def write(self, shard: int, rows: Mapping[Cell, Float[np.ndarray, "i R D"]], errors: Mapping[int, str]) -> None:
         """Adds a shard whole.
@@ -95,6 +91,15 @@ class RowStore(Protocol):
             rows: of its images, by cell; what is there already is left as it is.
             errors: what was wrong with images of this shard that could not be decoded, by their number in the split.
         """
+        ...
+
+
+@runtime_checkable
+class RowStore(RowSink, Protocol):
+    """The rows of one split of one backbone, by cell."""
+
+    def missing(self, cells: Sequence[Cell], shards: Iterable[int]) -> list[int]:
+        """Those of the shards in which rows of some of the cells are missing or damaged."""
         ...
 
     def errors(self) -> dict[int, str]:

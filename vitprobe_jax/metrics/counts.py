@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vitprobe_jax.features.streaming import finished
 from vitprobe_jax.features.table import FeatureTable, fold_images, on_all_devices, replicate
@@ -45,13 +45,22 @@ def count_hyperplanes(
     concept, category = np.asarray(concept), np.asarray(category)
     if not len(concept):
         return jnp.zeros((0, 4), jnp.int32)
+    hyperplanes = replicate((slot_lookup(concept), category, w, b), table.mesh)
+    num_categories = int(np.max(category)) + 1
+    return finished(table.rows, _count(table, *hyperplanes, num_categories=num_categories))
+
+
+def slot_lookup(concept: Int[np.ndarray, " K"]) -> Int[np.ndarray, " slots"]:
+    """From what stands in a slot to the number of the hyperplane of that concept; K where it has none.
+
+    Raises:
+        ValueError: a concept is given twice.
+    """
     if len(np.unique(concept)) < len(concept):
         raise ValueError("a concept is given twice; a row's slot can only count for one hyperplane")
     hyperplane_of_slot = np.full(np.max(concept) + 2, len(concept), np.int32)
     hyperplane_of_slot[concept + 1] = np.arange(len(concept))
-    hyperplanes = replicate((hyperplane_of_slot, category, w, b), table.mesh)
-    num_categories = int(np.max(category)) + 1
-    return finished(table.rows, _count(table, *hyperplanes, num_categories=num_categories))
+    return hyperplane_of_slot
 
 
 @functools.partial(jax.jit, static_argnames="num_categories")
@@ -73,23 +82,45 @@ def _count(table, hyperplane_of_slot, category, w, b, *, num_categories):
 
 
 def _count_block(z_NxD, slots_NxM, slots_in_CxM, hyperplane_of_slot, category, w, b):
-    """The counts of one block of rows.
-
-    Only tp + fp, the rows of its category that a hyperplane finds, needs all the scores, and takes one pass over them. The
-    true positives are looked up, one score a slot; n_pos and n_neg need none.
-    """
+    """The counts of one block of rows."""
     # Rows last: on a CPU, XLA's product and the pass over it are a tenth faster than the other way round.
     scores_KxN = jnp.einsum("kd,nd->kn", w, z_NxD, precision=jax.lax.Precision.HIGHEST)
-    found_KxN = scores_KxN - b[:, None] >= 0
-    carried_CxN = jnp.any((slots_NxM.T > 0)[None] & slots_in_CxM[:, :, None], axis=1)
-    found_K = jnp.sum(found_KxN & carried_CxN[category], axis=1)
-    carried_K = jnp.sum(carried_CxN, axis=1)[category]
+    carried_CxN = carried_categories(slots_NxM, slots_in_CxM)
+    return count_found(scores_KxN - b[:, None] >= 0, slots_NxM, carried_CxN, hyperplane_of_slot, category)
+
+
+def carried_categories(slots: Int[Array, "N M"], slots_in: Bool[Array, "C M"]) -> Bool[Array, "C N"]:
+    """Which rows carry some concept of each category, whose slots `slots_in` marks."""
+    return jnp.any((slots.T > 0)[None] & slots_in[:, :, None], axis=1)
+
+
+def count_found(
+    found: Bool[Array, "K N"],
+    slots: Int[Array, "N M"],
+    carried: Bool[Array, "C N"],
+    hyperplane_of_slot: Int[Array, " slots"],
+    category: Int[Array, " K"],
+) -> Int[Array, "K 4"]:
+    """(tp, fp, n_pos, n_neg) of every hyperplane over one block of rows, within a program.
+
+    Only tp + fp, the rows of its category that a hyperplane finds, needs all of `found`, and takes one pass over it. The
+    true positives are looked up, one a slot; n_pos and n_neg need none.
+
+    Args:
+        found: where the hyperplanes are positive.
+        slots: what the rows carry, as in `LabelTable`.
+        carried: of `carried_categories`.
+        hyperplane_of_slot: of `slot_lookup`.
+        category: index of each hyperplane's category.
+    """
+    found_K = jnp.sum(found & carried[category], axis=1)
+    carried_K = jnp.sum(carried, axis=1)[category]
 
     # Slots that are empty or hold a concept without a hyperplane lead beyond the last one, and drop out.
-    place_NxM = hyperplane_of_slot.at[slots_NxM].get(mode="fill", fill_value=len(w))
-    hits_NxM = found_KxN.at[place_NxM, jnp.arange(len(z_NxD))[:, None]].get(mode="fill", fill_value=False)
+    place_NxM = hyperplane_of_slot.at[slots].get(mode="fill", fill_value=len(found))
+    hits_NxM = found.at[place_NxM, jnp.arange(len(slots))[:, None]].get(mode="fill", fill_value=False)
     both_NMx2 = jnp.stack([hits_NxM, jnp.ones_like(hits_NxM)], axis=-1).reshape(-1, 2).astype(jnp.int32)
-    tp_K, n_pos_K = jax.ops.segment_sum(both_NMx2, place_NxM.reshape(-1), num_segments=len(w)).T
+    tp_K, n_pos_K = jax.ops.segment_sum(both_NMx2, place_NxM.reshape(-1), num_segments=len(found)).T
     return jnp.stack([tp_K, found_K - tp_K, n_pos_K, carried_K - n_pos_K], axis=1)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,8 @@ def fit_feature_norm(table: FeatureTable, *, kind: FeatureNorm) -> Affine:
 
     The rows are gone through once, in blocks whose means and squared deviations are put together. Where the blocks are cut
     depends on the number of devices and on the bound of a streamed table; for that means differ by 1e-6 of themselves or of
-    the deviation, whichever is larger, and deviations by 1e-5.
+    the deviation, whichever is larger, and deviations by 1e-5. The mean of `center` does not: it is the mean of the images'
+    own means, summed so exactly that their order leaves no trace.
 
     Args:
         table: the split; all rows of its real images count.
@@ -75,12 +76,14 @@ def fit_feature_norm(table: FeatureTable, *, kind: FeatureNorm) -> Affine:
     if kind == "none":
         width = table.rows.shape[-1]
         return Affine(*replicate((np.zeros(width, np.float32), np.ones(width, np.float32)), table.mesh))
+    if kind == "center":
+        return finished(table.rows, _fit_center(table))
     return finished(table.rows, _fit(table, kind=kind))
 
 
 @functools.partial(jax.jit, static_argnames="kind")
-def _fit(table: FeatureTable, *, kind: FeatureNorm) -> Affine:
-    _, num_rows, width = table.rows.shape
+def _fit(table: FeatureTable, *, kind: Literal["standardize", "l2"]) -> Affine:
+    width = table.rows.shape[-1]
 
     def add_block(moments, rows, slots, real):
         weight = jnp.broadcast_to(real[:, None], rows.shape[:2]).reshape(-1, 1).astype(jnp.float32)
@@ -92,20 +95,60 @@ def _fit(table: FeatureTable, *, kind: FeatureNorm) -> Affine:
         return _merge(moments, _Moments(count, mean, jnp.sum(weight * (z - mean[None]) ** 2, axis=0)))
 
     empty = _Moments(jnp.zeros(()), jnp.zeros(width), jnp.zeros(width))
-    together = max(1, BLOCK_BYTES // (4 * num_rows * width))
-    by_device = fold_images(add_block, empty, table, images_at_once=together)
+    by_device = fold_images(add_block, empty, table, images_at_once=_images_at_once(table))
     count, center, squares = jax.lax.scan(lambda sums, own: (_merge(sums, own), None), empty, by_device)[0]
     variance = squares / jnp.maximum(count, 1)
     zeros, ones = jnp.zeros(width), jnp.ones(width)
     if kind == "l2":
         size = jnp.sqrt(jnp.sum(variance + center**2))
         norm = Affine(zeros, ones * jnp.where(size > 0, size, 1.0))
-    elif kind == "center":
-        norm = Affine(center, ones)
     else:
         deviation = jnp.sqrt(variance)
         norm = Affine(center, jnp.where(deviation > 0, deviation, 1.0))
     return on_all_devices(norm, table.mesh)
+
+
+@jax.jit
+def _fit_center(table: FeatureTable) -> Affine:
+    width = table.rows.shape[-1]
+
+    def add_block(sums, rows, slots, real):
+        total, count = sums
+        z_BxRxD = rows.astype(jnp.float32)
+        first_BxD = z_BxRxD[:, 0]
+        means_BxD = first_BxD + jnp.mean(z_BxRxD - first_BxD[:, None], axis=1)
+        means_BxD = jnp.where(real[:, None], means_BxD, 0.0)
+        return _add(total, _sum(means_BxD, jnp.zeros_like(means_BxD))), count + jnp.sum(real)
+
+    zeros = jnp.zeros(width)
+    empty = ((zeros, zeros), jnp.zeros((), jnp.int32))
+    by_device, count = fold_images(add_block, empty, table, images_at_once=_images_at_once(table))
+    high, low = _sum(*by_device)
+    return on_all_devices(Affine((high + low) / jnp.maximum(jnp.sum(count), 1), jnp.ones(width)), table.mesh)
+
+
+def _images_at_once(table: FeatureTable) -> int:
+    _, num_rows, width = table.rows.shape
+    return max(1, BLOCK_BYTES // (4 * num_rows * width))
+
+
+_Exact = tuple[Float[Array, "*shape"], Float[Array, "*shape"]]
+"""A number of twice the digits of float32, as the sum of two: the second is what the first has been rounded by."""
+
+
+def _add(a: _Exact, b: _Exact) -> _Exact:
+    """Their sum, with what its rounding leaves (Knuth's two-sum)."""
+    high = a[0] + b[0]
+    of_b = high - a[0]
+    return high, (a[0] - (high - of_b)) + (b[0] - of_b) + (a[1] + b[1])
+
+
+def _sum(high: Float[Array, "n D"], low: Float[Array, "n D"]) -> _Exact:
+    """The sum of exact numbers, pair by pair."""
+    while len(high) > 1:
+        high, low = (jnp.pad(x, ((0, len(x) % 2), (0, 0))) for x in (high, low))
+        high, low = _add((high[::2], low[::2]), (high[1::2], low[1::2]))
+    return high[0], low[0]
 
 
 class _Moments(NamedTuple):

@@ -2,14 +2,15 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Bool, Float, UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from jaxtyping import Array, Bool, Float, Int, UInt8
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from vitprobe_jax.atomic import write_whole
 from vitprobe_jax.backbones.loading import Backbone
@@ -18,6 +19,13 @@ from vitprobe_jax.features.extract import select_rows
 from vitprobe_jax.probes.cosine import cosines
 from vitprobe_jax.probes.feature_norm import Affine
 from vitprobe_jax.types import Concept, Rule, Task, Token
+
+CONCEPT_AXIS: dict[Rule, dict[str, int]] = {
+    "hyperplane": {"w": 0, "b": 0},
+    "cosine": {"alpha": 2, "t": 2},
+    "cosine_centered": {"alpha": 2, "t": 2},
+}
+"""Along which axis of the arrays of a template file the concepts run; others are shared by all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +37,9 @@ class Templates:
         backbone: name of the backbone they were fitted on.
         layer: block number.
         token: token name.
-        rule: `hyperplane` or `cosine`.
+        rule: how they decide.
         concepts: the K concepts that have a template.
-        arrays: hyperplane: `w` [K, D], `b` [K]. cosine: `alpha` [shots, trials, K, D], `t` [shots, trials, K], and the
+        arrays: hyperplane: `w` [K, D], `b` [K]. cosine rules: `alpha` [shots, trials, K, D], `t` [shots, trials, K], and the
             feature norm's `shift` [D] and `scale` [D]. All apply to raw tokens.
         shots: shot counts of the first axis of `alpha`; () for hyperplanes.
     """
@@ -45,10 +53,25 @@ class Templates:
     arrays: dict[str, Float[np.ndarray, "..."]]
     shots: tuple[int, ...] = ()
 
+    def take(self, places: Sequence[int] | Int[np.ndarray, " n"]) -> "Templates":
+        """Those of some concepts, by their places in `concepts`."""
+        places = np.asarray(places, int)
+        chosen = {name: self.arrays[name].take(places, axis) for name, axis in CONCEPT_AXIS[self.rule].items()}
+        concepts = tuple(self.concepts[place] for place in places)
+        return dataclasses.replace(self, concepts=concepts, arrays=self.arrays | chosen)
+
+    def most_shots(self) -> "Templates":
+        """Of every concept the one template of the most shots and the first trial; hyperplanes are returned as they are."""
+        if self.rule == "hyperplane":
+            return self
+        # Copies, so that the other templates can be forgotten.
+        chosen = {name: self.arrays[name][-1:, :1].copy() for name in CONCEPT_AXIS[self.rule]}
+        return dataclasses.replace(self, arrays=self.arrays | chosen, shots=self.shots[-1:])
+
     def margins(self, rows: Float[Array | np.ndarray, "*rows D"]) -> Float[Array, "*rows templates"]:
         """How far raw rows lie on the positive side: `w @ z - b`, or `cosine(z, alpha) - t`.
 
-        The last axis runs over concepts; for cosine over (shots, trials, concepts) flattened, in this order.
+        The last axis runs over concepts; for cosine rules over (shots, trials, concepts) flattened, in this order.
         """
         rows = jnp.asarray(rows, jnp.float32)
         if self.rule == "hyperplane":
@@ -106,9 +129,11 @@ def load_templates(path: epath.PathLike) -> Templates:
         InputError: no such file, or not a template file.
     """
     try:
-        with safe_open(path, "numpy") as file:
-            record = json.loads(file.metadata()["templates"])
-            arrays = {name: file.get_tensor(name) for name in file.keys() if name != "concepts"}  # noqa: SIM118
+        content = epath.Path(path).read_bytes()
+        arrays = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        record = json.loads(header["__metadata__"]["templates"])
+        del arrays["concepts"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a readable template file ({error}); run the sweep again") from error
     concepts = tuple(Concept(**concept) for concept in record.pop("concepts"))
