@@ -1,7 +1,7 @@
 """The page says what the results say, in valid and self-contained HTML; bad folders end in one clear line."""
 
 import base64
-import html.parser
+import hashlib
 import json
 import os
 import re
@@ -9,55 +9,26 @@ import statistics
 
 import pytest
 
+from tests.report.page_text import NOTHING, Page, without_intervals
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.metrics.results import METRICS, SCHEMA, write_table
+from vitprobe_jax.metrics.results import METRICS, SCHEMA, make_table, write_table
+from vitprobe_jax.report import figures
 from vitprobe_jax.report.page import write_report
+from vitprobe_jax.report.tables import summarise
 
-NOTHING = "\N{EN DASH}"
-VOID = {"meta", "img", "link", "br", "hr", "input"}
+CONCEPTS = tuple((i, f"concept {i}", "object") for i in range(1, 13))
 
 
-class Page(html.parser.HTMLParser):
-    """Tags in balance, tables as lists of lists of text, attributes of all tags."""
+@pytest.fixture
+def drawn():
+    """Asked for by tests that need figures."""
 
-    def __init__(self, text: str):
-        super().__init__()
-        self.open, self.tables, self.attributes, self.tags, self.text = [], [], [], [], []
-        self.feed(text)
-        assert self.open == []
 
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] == ["style"]:
-            return
-        self.text.append(data)
-        if "td" in self.open or "th" in self.open:
-            self.tables[-1][-1][-1] += data
-
-    def table(self, *head):
-        """The rows of the table whose header begins so."""
-        return next(rows for rows in self.cells() if tuple(rows[0][: len(head)]) == head)[1:]
-
-    def cells(self):
-        """Every table, white space brought to single blanks."""
-        return [[[" ".join(cell.split()) for cell in row] for row in table] for table in self.tables]
-
-    def said(self) -> str:
-        return " ".join("".join(self.text).split())
+@pytest.fixture(autouse=True)
+def nothing_drawn(request, monkeypatch):
+    """Figures take seconds, and most tests are not about them."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(figures, "illustrate", lambda table, examples: [])
 
 
 def page_of(folder) -> Page:
@@ -100,22 +71,48 @@ def skip_wheel(row):
 def test_numbers_are_those_of_plain_loops(results_rows, results_folder, rule):
     rows = results_rows(skip=skip_wheel)
     page = page_of(results_folder(rows))
-    head = ("Token", "Shots") if rule == "cosine" else ("Token", "Accuracy")
+    head = (
+        ("Token", "Shots")
+        if rule == "cosine"
+        else ("Token", "Accuracy", "Precision", "Recall", "F1", "Concepts", "Degenerate")
+    )
     shots = (1, 5) if rule == "cosine" else (None,)
     expected = []
     for backbone, badge in (("dino_vits16", ""), ("tiny_mae", " untrained control")):
-        expected.append([f"{backbone}, block 11{badge}"])
+        expected.append([f"{backbone}{badge}, block 11"])
         expected += [expected_row(rows, backbone, token, rule, s) for token in ("q", "k", "x2") for s in shots]
-    assert page.table(*head) == expected
+    assert [without_intervals(row) for row in page.table(*head)] == expected
 
 
-def test_headline_names_the_best_token_and_the_next(results_rows, results_folder):
+def test_intervals_are_those_of_the_summaries(results_rows, results_folder):
     rows = results_rows(rules=("hyperplane",))
+    page = page_of(results_folder(rows))
+    table = page.table("Token", "Accuracy", "Precision", "Recall", "F1", "Concepts", "Degenerate")
+    by_place = {(row.backbone, row.token): row for row in summarise(make_table(rows))}
+    for row, key in zip(table[1:4], (("dino_vits16", token) for token in ("q", "k", "x2")), strict=True):
+        for cell, metric in zip(row[1:5], METRICS, strict=True):
+            score = by_place[key].scores[metric]
+            assert cell == f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+def test_the_answer_comes_first_with_its_numbers(results_rows, results_folder):
+    rows = results_rows(rules=("hyperplane",), concepts=CONCEPTS)
     level = {"q": 0.4, "k": 0.9, "x2": 0.7}
-    rows = [row | {"f1": level[row["token"]]} for row in rows]
+    rows = [row | {"f1": level[row["token"]] + row["concept"] / 250} for row in rows]
     said = page_of(results_folder(rows)).said()
+    mean = 0.9 + statistics.fmean(range(1, 13)) / 250
+    start = said.index("The answer")
+    assert f"Use k and hyperplane block 11 of dino_vits16 Balanced F1 {mean:.3f} [" in said[start:]
+    assert "Ahead of x2 by 0.200 [0.200, 0.200] How sure p " in said[start:]
+    assert said.index("For segmentation on broden:streets, use k of block 11") < said.index("Every concept")
     for backbone in ("dino_vits16", "tiny_mae untrained control"):
-        assert f"{backbone} k F1 0.900 block 11, 4 concepts; next is x2 at block 11 with 0.700" in said
+        assert f"{backbone}, hyperplane k F1 {mean:.3f} [" in said
+    assert f"next is x2 at block 11 with {mean - 0.2:.3f}" in said
+
+
+def test_what_is_not_distinguishable_is_said_to_be_so(results_rows, results_folder):
+    said = page_of(results_folder(results_rows(rules=("hyperplane",)))).said()
+    assert re.search(r"How sure open not distinguishable: p \d\.\d{3} after Holm", said)
 
 
 def test_f1_by_category(results_rows, results_folder):
@@ -129,7 +126,7 @@ def test_f1_by_category(results_rows, results_folder):
             )
             for category in ("material", "object", "part")
         }
-        assert row[1:] == [f"{value:.3f}" for value in values.values()]
+        assert without_intervals(row)[1:] == [f"{value:.3f}" for value in values.values()]
 
 
 def test_what_was_done_how_and_when(results_rows, results_folder):
@@ -158,7 +155,7 @@ def test_many_notes_leave_room_for_the_results(results_rows, results_folder, cou
 
 def test_skipped_concepts_and_why(results_rows, results_folder):
     page = page_of(results_folder(results_rows(skip=skip_wheel)))
-    assert page.table("Category") == [["part", "wheel", "2 positives in train", "cosine, hyperplane", "all"]]
+    assert page.table("Category", "Concept") == [["part", "wheel", "2 positives in train", "cosine, hyperplane", "all"]]
 
 
 def test_controls_are_marked_and_trained_backbones_are_not(results_rows, results_folder, tmp_path):
@@ -166,13 +163,15 @@ def test_controls_are_marked_and_trained_backbones_are_not(results_rows, results
     assert "Untrained control." in page_of(results_folder(rows)).said()
     trained = [row for row in rows if row["backbone"] == "dino_vits16"]
     (tmp_path / "results").rename(tmp_path / "first")
-    assert "ntrained" not in page_of(results_folder(trained)).said()
+    page = page_of(results_folder(trained))
+    assert "Untrained control." not in page.said()
+    assert ("span", "class", "badge") not in page.attributes
 
 
 def test_everything_skipped(results_rows, results_folder):
     page = page_of(results_folder(results_rows(skip=lambda row: "no positives in val")))
-    assert page.said().count("Every concept was skipped under this rule.") == 2
-    assert "img" not in page.tags
+    assert "Every concept was skipped: there is nothing to compare." in page.said()
+    assert "figure" not in page.tags
     assert page.table("Token", "Accuracy")[1] == ["q", NOTHING, NOTHING, NOTHING, NOTHING, "0", "0", "4"]
 
 
@@ -182,22 +181,35 @@ def test_no_rows_at_all(results_folder):
     assert "The results table is empty." in page_of(folder).said()
 
 
-@pytest.mark.parametrize(
-    ("options", "num_figures"),
-    [
-        ({"rules": ("hyperplane",)}, 4),
-        ({"rules": ("cosine",)}, 4),
-        ({"rules": ("cosine",), "shots": (5,), "trials": 1}, 4),
-        ({"rules": ("hyperplane",), "layers": (3, 11)}, 8),
-        ({"layers": (3, 11)}, 16),
-    ],
-)
-def test_each_metric_has_its_figures_with_words_for_them(results_rows, results_folder, options, num_figures):
-    page = page_of(results_folder(results_rows(**options)))
-    assert page.tags.count("figure") == page.tags.count("figcaption") == num_figures
-    alternatives = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
-    assert len(set(alternatives)) == num_figures
-    assert all(re.search(r"from 0\.\d{3} \(.*\) to [01]\.\d{3} \(", text) for text in alternatives)
+def test_every_figure_has_words_and_files_beside_it(results_rows, results_folder, drawn):
+    rows = results_rows(layers=(3, 11))
+    folder = results_folder(rows)
+    page = page_of(folder)
+    illustrations = figures.illustrate(make_table(rows), None)
+    assert len(illustrations) > 5
+    assert page.tags.count("figcaption") == len(illustrations)
+    said = page.said()
+    labels = [value for _, name, value in page.attributes if name == "aria-label"]
+    links = {value for tag, name, value in page.attributes if (tag, name) == ("a", "href")}
+    for illustration in illustrations:
+        assert f"{illustration.title}. {' '.join(illustration.caption.split())}" in said
+        assert illustration.alt in labels
+        for suffix in ("png", "svg"):
+            address = f"figures/{illustration.name}.{suffix}"
+            assert address in links
+            assert (folder / "report" / address).stat().st_size > 1000
+    assert len(list((folder / "report" / "figures").iterdir())) == 2 * len(illustrations)
+
+
+def test_figures_of_a_former_report_go(results_rows, results_folder, drawn):
+    folder = results_folder(results_rows(rules=("hyperplane",)))
+    former = folder / "report" / "figures"
+    former.mkdir(parents=True)
+    (former / "seg_of_yesterday.png").write_bytes(b"old")
+    (former / "mine.txt").write_text("a user's own")
+    write_report(folder)
+    assert not (former / "seg_of_yesterday.png").exists()
+    assert (former / "mine.txt").exists()
 
 
 def test_names_cannot_become_markup(results_rows, results_folder):
@@ -209,35 +221,44 @@ def test_names_cannot_become_markup(results_rows, results_folder):
     )
     rows = [row | {"backbone": f"b {hostile}", "dataset": hostile} for row in rows if row["backbone"] == "tiny_mae"]
     page = page_of(results_folder(rows, notes=(hostile,)))
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 5  # the page's own
     assert page.said().count(hostile) >= 6
 
 
-def test_page_needs_no_other_file_and_no_network(results_rows, results_folder):
+def test_page_needs_no_other_file_and_no_network(results_rows, results_folder, drawn):
     folder = results_folder(results_rows(layers=(3, 11)))
     page = page_of(folder)
-    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
-    addresses = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "data", "action")]
-    images = [value for value in addresses if value.startswith("data:image/svg+xml;base64,")]
-    assert len(images) == 16
-    assert all(value in images or value.startswith("#") for value in addresses)
+    assert not {"link", "iframe", "object", "embed"} & set(page.tags)
+    loaded = [value for tag, name, value in page.attributes if name in ("src", "srcset", "data", "action")]
+    assert all(value.startswith("data:") for value in loaded)
+    addresses = [value for _, name, value in page.attributes if name in ("href", "xlink:href")]
+    assert all(value.startswith(("#", "figures/", "data:")) for value in addresses)
     text = (folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert not re.search(r"https?:|url\(|@import", text)
-    for image in images:
-        svg = base64.b64decode(image.partition("base64,")[2]).decode()
-        assert all(target.startswith("#") for target in re.findall(r'(?:href|src)="([^"]*)"', svg))
+    assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
+    assert "@import" not in text
+    assert re.findall(r"url\((?!#)", text) == []
 
 
-def test_links_within_the_page_lead_somewhere(results_rows, results_folder):
+def test_only_the_script_of_the_page_may_run(results_rows, results_folder):
+    """The policy names the hash of the script, as a browser computes it."""
+    folder = results_folder(results_rows(rules=("hyperplane",)))
+    text = (write_report(folder)).read_text(encoding="utf-8")
+    (script,) = re.findall(r'<script type="module">(.*?)</script>', text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src 'sha256-{digest}'" in text
+
+
+def test_links_within_the_page_lead_somewhere(results_rows, results_folder, drawn):
     page = page_of(results_folder(results_rows()))
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     pointed = [value.removeprefix("#") for _, name, value in page.attributes if name in ("href", "aria-describedby")]
-    assert set(pointed) <= set(ids)
+    pointed = {value for value in pointed if not value.startswith("figures/")}
+    assert pointed <= set(ids)
 
 
-def test_same_results_same_page(results_rows, results_folder):
-    folder = results_folder(results_rows())
+def test_same_results_same_page(results_rows, results_folder, drawn):
+    folder = results_folder(results_rows(rules=("hyperplane",)))
     assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
 
 
@@ -300,3 +321,26 @@ def test_truncated_results(results_rows, results_folder):
 def test_missing_folder(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         write_report(tmp_path / "nowhere")
+
+
+def test_damaged_examples(results_rows, results_folder):
+    folder = results_folder(results_rows(rules=("hyperplane",)))
+    (folder / "examples").mkdir()
+    (folder / "examples" / "masks.parquet").write_bytes(b"PAR1 no")
+    (folder / "examples" / "images.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(InputError, match=r"parquet: is damaged") as error:
+        write_report(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_published_numbers_stand_beside_with_what_forbids_to_take_them_for_a_reproduction(results_rows, results_folder):
+    rows = [row | {"f1": 0.7 if row["token"] == "k" else 0.6} for row in results_rows(rules=("hyperplane",))]
+    folder = results_folder(rows)
+    page = Page(write_report(folder, paper=True).read_text("utf-8"))
+    said = page.said()
+    assert "Not a reproduction" in said[: said.index("Value by value")]
+    row = next(row for row in page.table("Published", "Where", "Run", "Metric", "Value") if row[3] == "F1")
+    # The paper's F1 of DINO's k (4.3) is 0.684.
+    assert row[2] == "k of block 11, dino_vits16"
+    assert without_intervals(row)[4:] == ["0.700", "0.684", "+0.016"]
+    assert "Beside the paper" not in page_of(folder).said()

@@ -20,7 +20,20 @@ def test_writes_the_page_and_says_where(results_rows, results_folder):
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("/no/such/folder",), (".", "--no_such_flag")])
+def test_several_sweeps_and_the_paper(results_rows, results_folder, tmp_path):
+    rows = results_rows(rules=("hyperplane",))
+    first = results_folder(rows).rename(tmp_path / "first")
+    second = results_folder(rows)
+    done = run(first, second, "--paper")
+    assert done.returncode == 0, done.stderr
+    page = first / "report" / "index.html"
+    assert done.stdout == f"report: {page}\n"
+    text = page.read_text(encoding="utf-8")
+    assert 'id="compared"' in text
+    assert 'id="paper"' in text
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("/no/such/folder",), (".", "--no_such_flag"), (".",)])
 def test_bad_calls_end_in_one_line_and_exit_code_2(arguments, tmp_path):
     done = run(*arguments)
     assert done.returncode == 2

@@ -5,6 +5,7 @@ import random
 import statistics
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from vitprobe_jax.metrics.results import METRICS, SCHEMA, make_table
@@ -105,6 +106,15 @@ def test_order_of_rows_changes_no_number(rows):
         for metric, score in summary.scores.items():
             assert mixed[cell].scores[metric].mean == pytest.approx(score.mean, abs=EXACT)
             assert mixed[cell].scores[metric].deviation == pytest.approx(score.deviation, abs=EXACT)
+
+
+def test_a_table_in_several_chunks_is_the_same_table(results_rows):
+    """As parquet files of several row groups are read; hyperplanes have nulls in some chunks and not in others."""
+    rows = results_rows()
+    whole = make_table(rows)
+    parts = pa.concat_tables([make_table(rows[i : i + 7]) for i in range(0, len(rows), 7)])
+    assert parts["shots"].num_chunks > 1
+    assert tables.summarise(parts) == tables.summarise(whole)
 
 
 def test_intervals_are_bootstraps_over_concepts_in_their_own_order(rows):

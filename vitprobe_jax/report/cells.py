@@ -195,7 +195,8 @@ def _codes(
     """Each row's distinct combination of columns as a number, and the combinations by number, sorted by `key`."""
     combined, distinct = np.zeros(table.num_rows, np.int64), [()]
     for name in columns:
-        encoded = table[name].dictionary_encode(null_encoding="encode").unify_dictionaries().combine_chunks()
+        # In one chunk first: Arrow cannot unify the dictionaries of several that hold nulls.
+        encoded = table[name].combine_chunks().dictionary_encode(null_encoding="encode")
         values = encoded.dictionary.to_pylist()
         pairs = pa.array(combined * max(len(values), 1) + encoded.indices.to_numpy()).dictionary_encode()
         combined = pairs.indices.to_numpy().astype(np.int64)

@@ -1,216 +1,229 @@
-"""A results folder -> its report: one HTML page that needs no other file and no network."""
+"""Results folders -> their report: one HTML page that needs no other file and no network."""
 
+import base64
 import dataclasses
 import functools
-import json
-from collections.abc import Mapping, Sequence
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 
 import jinja2
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from etils import epath
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
 from vitprobe_jax.atomic import write_whole
+from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.metrics.results import METRICS, read_table
-from vitprobe_jax.report import figures, tables
-from vitprobe_jax.report.tables import Summary
+from vitprobe_jax.report import answers, figures, page_data, tables
+from vitprobe_jax.report.paper import compare_with_paper
+from vitprobe_jax.report.sweep_comparison import compare_sweeps, differing_settings
+from vitprobe_jax.report.sweeps import Sweep, read_sweeps
+from vitprobe_jax.report.tables import ConceptScores, Summary
 from vitprobe_jax.types import RULES, TOKENS
 
 METRIC_TITLES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1"}
+SECTION_TITLES = {
+    "tokens": "By token and backbone",
+    "shots": "Over the number of support images",
+    "categories": "By category of concepts",
+    "layers": "By block",
+    "pixels": "Patches against pixels",
+    "controls": "Against untrained weights",
+    "masks": "What templates find",
+}
+"""The sections of figures, in the page's order."""
+
+_SCRIPTS = ("concept_table.js", "concept_dialog.js", "page.js")
 
 
 @dataclasses.dataclass(frozen=True)
-class Illustration:
-    """A figure as the page shows it: an image address, its width, what it shows, and the same in words alone."""
-
-    uri: str
-    width_inches: float
-    caption: str
-    alt: str
-
-
-@dataclasses.dataclass(frozen=True)
-class RuleSection:
-    """All that the page says of one decision rule.
+class Picture:
+    """A figure as the page shows it.
 
     Attributes:
-        groups: summaries by (backbone, layer).
-        illustrations: at least one for each metric, unless every concept was skipped.
-        categories: names of the categories that have scores, with the number of concepts in each.
-        category_groups: by (backbone, layer), the rows of the category table: token -> category -> summary.
-        category_shots: the number of shots of that table, None for hyperplanes.
+        name: stem of its files in `figures/`.
+        sweep: label of the sweep it is about.
+        illustration: the figure with its words.
+        body: SVG text.
     """
 
-    rule: str
-    groups: Mapping[tuple[str, int], Sequence[Summary]]
-    illustrations: Sequence[Illustration]
-    categories: Mapping[str, int]
-    category_groups: Mapping[tuple[str, int], Mapping[str, Mapping[str, Summary]]]
-    category_shots: int | None
+    name: str
+    sweep: str
+    illustration: figures.Illustration
+    body: Markup
 
 
-def write_report(out: epath.PathLike) -> epath.Path:
-    """Writes `report/index.html` into a results folder, whole or not at all, and returns its path.
+def write_report(folders: Sequence[epath.PathLike] | epath.PathLike, *, paper: bool = False) -> epath.Path:
+    """Writes `report/index.html` and `report/figures/` into the first results folder; returns the path of the page.
+
+    Each file is written whole or not at all, the page last. Files in `report/figures` that are no figure of this report
+    and end in .png or .svg are removed: they belong to an earlier one.
+
+    Args:
+        folders: one results folder, or several sweeps that one page compares; the first one is what others are held to.
+        paper: whether published numbers stand beside those of the sweeps.
 
     Raises:
-        InputError: the folder, its results, `config.json` or `run.json` is missing or unreadable, or it is not writable.
+        InputError: a folder, its results, `config.json` or `run.json` is missing or unreadable, a folder is named twice,
+            or the first one is not writable.
     """
-    out = epath.Path(out)
-    if not out.is_dir():
-        raise InputError(f"{out}: no such folder; give the --out of a finished run")
-    table = read_table(out / "results.parquet")
-    config = _read_json(out / "config.json", mend="run the sweep into another --out")
-    html = render_page(table, config, _read_run(out / "run.json"))
-    path = out / "report" / "index.html"
+    folders = [folders] if isinstance(folders, (str, os.PathLike)) else folders
+    sweeps = read_sweeps(folders)
+    pictures = _pictures(sweeps)
+    html = _render(sweeps, pictures, paper=paper)
+    report = epath.Path(folders[0]) / "report"
+    path = report / "index.html"
     try:
-        path.parent.mkdir(exist_ok=True)
+        (report / "figures").mkdir(parents=True, exist_ok=True)
+        written = {f"{picture.name}{suffix}" for picture in pictures for suffix in (".png", ".svg")}
+        for picture in pictures:
+            figures.save(picture.illustration.figure, report / "figures", picture.name)
+        for former in (report / "figures").iterdir():
+            if former.suffix in (".png", ".svg") and former.name not in written:
+                former.unlink()
         write_whole(path, html.encode())
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); free the place or its permissions") from error
     return path
 
 
-def render_page(table: pa.Table, config: Mapping, run: Mapping) -> str:
-    """The page as text.
-
-    Args:
-        table: of the results schema.
-        config: every flag as resolved.
-        run: `versions`, `devices`, `seed`, `stages` and `notes` of the run.
-    """
-    rows = tables.summarise(table)
-    rules = sorted({row.rule for row in rows}, key=RULES.index)
-    by_category = tables.summarise_by_category(table)
-    objectives = {row.backbone: row.objective for row in rows}
+def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool) -> str:
+    scores = [tables.concept_scores(sweep.table) for sweep in sweeps]
+    views = [_view(sweep, own) for sweep, own in zip(sweeps, scores, strict=True)]
+    packed = page_data.pack(
+        [
+            page_data.SweepScores(sweep.label, own, view["skipped"], sweep.examples)
+            for sweep, own, view in zip(sweeps, scores, views, strict=True)
+        ]
+    )
+    script = "\n".join(map(_asset, _SCRIPTS))
+    several = len(sweeps) > 1
     template = _environment().get_template("page.html.j2")
     return template.render(
-        tasks=_distinct(table, "task"),
-        datasets=_distinct(table, "dataset"),
-        objectives=objectives,
-        controls=[name for name, objective in objectives.items() if objective == tables.UNTRAINED],
-        tokens=[token for token in TOKENS if any(row.token == token for row in rows)],
-        rules=rules,
-        shots=sorted({row.shots for row in rows if row.shots}),
-        trials=len(_distinct(table, "trial")),
-        num_concepts=table.group_by(["concept", "category"]).aggregate([]).num_rows,
-        bests={rule: [best for best in tables.best_tokens(rows) if best.first.rule == rule] for rule in rules},
-        sections=[_rule_section(rule, rows, by_category) for rule in rules],
-        skipped=tables.skipped_concepts(table),
-        notes=run["notes"],
-        config=_flatten(config),
-        environment=_flatten({"seed": run["seed"], "devices": run["devices"], "versions": run["versions"]}),
-        stages=run["stages"],
+        sweeps=views,
+        several=several,
+        datasets=list(dict.fromkeys(name for view in views for name in view["datasets"])),
+        controls={name for view in views for name in view["controls"]},
+        differences=compare_sweeps([sweep.label for sweep in sweeps], scores) if several else [],
+        settings=differing_settings([view["config"] for view in views]) if several else {},
+        papers=[(sweep.label, compare_with_paper(sweep.table, sweep.config)) for sweep in sweeps] if paper else [],
+        sections=_sections(pictures),
+        data=packed,
+        num_rows=sum(int(np.isfinite(own.scores[0]).sum()) for own in scores),
+        num_concepts=len({concept for own in scores for concept in own.concepts}),
         metrics=METRIC_TITLES,
         always_positive=figures.ALWAYS_POSITIVE,
-        untrained=tables.UNTRAINED,
+        level=answers.LEVEL,
+        untrained=UNTRAINED,
+        style=Markup(_asset("page.css")),
+        script=Markup(script),
+        # Nothing but this script may run, whatever names a data set has.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _rule_section(rule: str, rows: Sequence[Summary], by_category: Mapping[str, Sequence[Summary]]) -> RuleSection:
-    own = [row for row in rows if row.rule == rule]
-    groups = {}
-    for row in own:
-        groups.setdefault((row.backbone, row.layer), []).append(row)
-    shots = tables.most_shots(own)[0].shots
-    categories, category_groups = {}, {place: {} for place in groups}
-    for category, cells in by_category.items():
-        for row in cells:
-            if row.rule == rule and row.shots == shots and row.scores:
-                categories[category] = max(row.concepts, categories.get(category, 0))
-                category_groups[row.backbone, row.layer].setdefault(row.token, {})[category] = row
-    return RuleSection(
-        rule=rule,
-        groups=groups,
-        illustrations=_illustrate(rule, own),
-        categories=categories,
-        category_groups=category_groups,
-        category_shots=shots,
-    )
+def _view(sweep: Sweep, scores: ConceptScores) -> dict:
+    """What the template says of one sweep."""
+    rows = tables.summarise(sweep.table)
+    by_category = tables.summarise_by_category(sweep.table)
+    objectives = {row.backbone: row.objective for row in rows}
+    run = sweep.run
+    return {
+        "label": sweep.label,
+        "tasks": _distinct(sweep.table, "task"),
+        "datasets": _distinct(sweep.table, "dataset"),
+        "objectives": objectives,
+        "controls": [name for name, objective in objectives.items() if objective == UNTRAINED],
+        "tokens": sorted({row.token for row in rows}, key=TOKENS.index),
+        "rules": sorted({row.rule for row in rows}, key=RULES.index),
+        "shots": sorted({row.shots for row in rows if row.shots}),
+        "trials": len(_distinct(sweep.table, "trial")),
+        "num_concepts": len(scores.concepts),
+        "answers": [_answer_view(one) for one in answers.answer(sweep.table)],
+        "bests": list(_bests(rows)),
+        "norms": tables.layer_norm_table(sweep.table).to_pylist(),
+        "numbers": list(_number_tables(rows, by_category)),
+        "comparisons": {
+            "Tokens": answers.compare_tokens(sweep.table),
+            "Rules": answers.compare_rules(sweep.table),
+            "Trained backbones": answers.compare_backbones(sweep.table),
+            "Trained backbones against the untrained control": answers.against_control(sweep.table),
+        },
+        "skipped": tables.skipped_concepts(sweep.table),
+        "config": _flatten(sweep.config),
+        "environment": _flatten({"seed": run["seed"], "devices": run["devices"], "versions": run["versions"]}),
+        "stages": run["stages"],
+        "notes": run["notes"],
+    }
 
 
-def _illustrate(rule: str, rows: Sequence[Summary]) -> list[Illustration]:
-    """The figures of one rule: by token at the last layer, or over shots where there are several, and over layers."""
-    scored = [row for row in rows if row.scores]
-    if not scored:
-        return []
-    last, largest = tables.last_layer(scored), tables.most_shots(scored)
-    shots = f" at {largest[0].shots} shots" if largest[0].shots else ""
-    mean = "Mean over trials, then unweighted over concepts" if shots else "Mean unweighted over concepts"
-    has_spread = any(row.scores["f1"].deviation is not None for row in scored)
-    kinds = []
-    if len({row.shots for row in last}) > 1:
-        what = "by token and number of support images, at the last probed block"
-        kinds.append((figures.shots_lines, last, what, "bands"))
-    else:
-        kinds.append((figures.token_bars, last, f"by token and backbone{shots}, at the last probed block", "whiskers"))
-    if len({(row.backbone, row.layer) for row in scored}) > len({row.backbone for row in scored}):
-        kinds.append((figures.layer_lines, largest, f"by token and block{shots}", "bands"))
-    return [
-        _illustration(
-            draw(shown, metric=metric),
-            title=f"{METRIC_TITLES[metric]} of {rule} templates {what}",
-            how=f"{mean}{f'; {mark}: one standard deviation over trials' if has_spread else ''}. "
-            "Dashed: a template that is positive everywhere.",
-            extremes=_extremes(shown, metric),
-        )
-        for draw, shown, what, mark in kinds
-        for metric in METRICS
-    ]
+def _answer_view(answer: answers.Answer) -> dict:
+    """An answer, and its comparison with the runner-up (None: there is no other token)."""
+    lead = None
+    if answer.runner_up is not None:
+        pair = tables.cell_name(answer.best), tables.cell_name(answer.runner_up)
+        lead = next((one for one in answer.against if (one.first, one.second) == pair), None)
+    return {"answer": answer, "lead": lead}
 
 
-def _illustration(figure: Figure, *, title: str, how: str, extremes: str) -> Illustration:
-    return Illustration(
-        uri=figures.svg_data_uri(figure),
-        width_inches=figure.get_figwidth(),
-        caption=f"{title}. {how}",
-        alt=f"{title}: {extremes}",
-    )
+def _bests(rows: Sequence[Summary]) -> Iterator[tuple[str, str, list[tables.Best]]]:
+    """For each task and data set, the best token of each backbone and rule."""
+    main = tables.main_rows(rows)
+    for task, dataset in dict.fromkeys((row.task, row.dataset) for row in main):
+        yield task, dataset, tables.best_tokens([row for row in main if (row.task, row.dataset) == (task, dataset)])
 
 
-def _extremes(rows: Sequence[Summary], metric: str) -> str:
-    """In words, between which values and where a figure of these rows runs."""
-    ranked = sorted(rows, key=lambda row: row.scores[metric].mean)
-
-    def place(row: Summary) -> str:
-        shots = f", {row.shots} shots" if row.shots else ""
-        return f"{row.scores[metric].mean:.3f} ({row.token} of {row.backbone}, block {row.layer}{shots})"
-
-    return f"from {place(ranked[0])} to {place(ranked[-1])}."
-
-
-def _read_run(path: epath.Path) -> dict:
-    mend = "run the sweep again with --resume"
-    run = _read_json(path, mend=mend)
-    stages, notes = run.get("stages"), run.get("notes")
-    well_formed = (
-        run.keys() >= {"versions", "devices", "seed"}
-        and isinstance(notes, list)
-        and all(isinstance(note, str) for note in notes)
-        and isinstance(stages, list)
-        and all(isinstance(stage, dict) and _is_stage(stage) for stage in stages)
-    )
-    if not well_formed:
-        raise InputError(f"{path}: lacks versions, devices, seed, stages or notes, or holds them damaged; {mend}")
-    return run
-
-
-def _is_stage(stage: dict) -> bool:
-    kinds = {"stage": str, "seconds": (int, float), "count": (int, float), "unit": str}
-    return all(isinstance(stage.get(name), kind) for name, kind in kinds.items())
+def _number_tables(rows: Sequence[Summary], by_category: Mapping[str, Sequence[Summary]]) -> Iterator[dict]:
+    """A table for each task, data set, rule and thing counted: rows by (backbone, block), and F1 by category."""
+    kind = lambda row: (row.task, row.dataset, row.rule, row.evaluation)  # noqa: E731
+    for task, dataset, rule, evaluation in dict.fromkeys(map(kind, rows)):
+        own = [row for row in rows if kind(row) == (task, dataset, rule, evaluation)]
+        groups = {}
+        for row in own:
+            groups.setdefault((row.backbone, row.layer), []).append(row)
+        shots = tables.most_shots(own)[0].shots
+        categories, cells = {}, {place: {} for place in groups}
+        for category, summaries in by_category.items():
+            for row in summaries:
+                if kind(row) == kind(own[0]) and row.shots == shots and row.scores:
+                    categories[category] = max(row.concepts, categories.get(category, 0))
+                    cells[row.backbone, row.layer].setdefault(row.token, {})[category] = row
+        title = f"{task.capitalize()} on {dataset}, {rule}" + (", counted on pixels" if evaluation == "pixel" else "")
+        yield {
+            "title": title,
+            "groups": groups,
+            "winners": [best.first for best in tables.best_tokens(own)],
+            "shots": shots,
+            "categories": categories,
+            "category_groups": cells,
+        }
 
 
-def _read_json(path: epath.Path, *, mend: str) -> dict:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: missing; {mend}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); {mend}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path}: holds no record of names and values; {mend}")
-    return record
+def _pictures(sweeps: Sequence[Sweep]) -> list[Picture]:
+    """Every figure of every sweep; with several sweeps their names begin with the sweep's place."""
+    pictures = []
+    for i, sweep in enumerate(sweeps, start=1):
+        for illustration in figures.illustrate(sweep.table, sweep.examples):
+            name = f"{i}_{illustration.name}" if len(sweeps) > 1 else illustration.name
+            pictures.append(Picture(name, sweep.label, illustration, Markup(figures.svg(illustration.figure))))
+    return pictures
+
+
+def _sections(pictures: Sequence[Picture]) -> list[tuple[str, str, list[Picture]]]:
+    """(anchor, title, pictures) by section and, where there are several, task."""
+    tasks = list(dict.fromkeys(picture.illustration.task for picture in pictures))
+    sections = []
+    for task in tasks:
+        for section, title in SECTION_TITLES.items():
+            own = [p for p in pictures if (p.illustration.task, p.illustration.section) == (task, section)]
+            if own:
+                heading = f"{task.capitalize()}: {title[0].lower()}{title[1:]}" if len(tasks) > 1 else title
+                sections.append((f"{task}-{section}", heading, own))
+    return sections
 
 
 def _flatten(record: Mapping, prefix: str = "") -> dict[str, str]:
@@ -232,10 +245,26 @@ def _distinct(table: pa.Table, column: str) -> list:
 
 
 @functools.cache
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@functools.cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vitprobe_jax.report", "."),
         autoescape=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["group_in_order"] = _group_in_order
+    environment.globals["p_value"] = lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return environment
+
+
+def _group_in_order(rows: Sequence[Mapping], *names: str) -> list[tuple[tuple, list[Mapping]]]:
+    """Rows that agree in these names, in the order of their first ones."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return list(groups.items())

@@ -1,0 +1,116 @@
+"""Several sweeps beside the first one: the same cells on the same concepts, the best of each rule, what was set otherwise.
+
+All claims of one comparison are one family for Holm's correction: every pair that is tested, over all sweeps.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from vitprobe_jax.metrics.results import METRICS
+from vitprobe_jax.metrics.statistics import PairedTest, holm, paired_tests
+from vitprobe_jax.report.tables import CellName, ConceptScores
+
+_FOLDERS = ("out", "cache_dir", "resume")
+"""Flags that say where a sweep stands or went on, and nothing of what it did."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepDifference:
+    """A cell of another sweep against one of the first sweep.
+
+    Attributes:
+        sweep: label of the other sweep.
+        best: whether each is the best cell of its sweep under a rule (at the largest number of shots, by the mean over
+            the shared concepts; trained backbones before controls), rather than the same cell in both.
+        first: the cell in the first sweep.
+        second: the cell in the other one.
+        means: of first and second over the concepts that both have.
+        test: second less first, over the concepts that both have.
+        p_adjusted: after Holm's correction.
+    """
+
+    sweep: str
+    best: bool
+    first: CellName
+    second: CellName
+    means: tuple[float, float]
+    test: PairedTest
+    p_adjusted: float
+
+
+def compare_sweeps(
+    labels: Sequence[str], scores: Sequence[ConceptScores], *, metric: str = "f1"
+) -> list[SweepDifference]:
+    """Every later sweep against the first: best cells first, then the same cells in the first sweep's order.
+
+    Concepts are shared where number, name and category are the same; cells are the same where all that names them is.
+    Nothing here is about pixels. Pairs without a shared concept are left out.
+
+    Args:
+        labels: of the sweeps.
+        scores: of the sweeps.
+        metric: one of `METRICS`.
+    """
+    m = METRICS.index(metric)
+    pairs = []
+    for label, other in zip(labels[1:], scores[1:], strict=True):
+        first, second = _shared(scores[0], other)
+        for best, i, j in [*_best_pairs(scores[0], other, first[m], second[m]), *_same_pairs(scores[0], other)]:
+            both = np.isfinite(first[m, :, i]) & np.isfinite(second[m, :, j])
+            if both.any():
+                x, y = (np.where(both, column, np.nan) for column in (first[m, :, i], second[m, :, j]))
+                (test,) = paired_tests(y[:, None], x[:, None])
+                means = (float(np.nanmean(x)), float(np.nanmean(y)))
+                pairs.append((label, best, scores[0].cells[i], other.cells[j], means, test))
+    adjusted = holm(np.array([test.p_value for *_, test in pairs], np.float64))
+    return [SweepDifference(*pair, float(p)) for pair, p in zip(pairs, adjusted, strict=True)]
+
+
+def differing_settings(configs: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:
+    """The flags whose values differ, by name: one value a sweep, None where a sweep has no such flag."""
+    names = dict.fromkeys(name for config in configs for name in config if name not in _FOLDERS)
+    values = {name: [config.get(name) for config in configs] for name in names}
+    return {name: row for name, row in values.items() if len(set(row)) > 1}
+
+
+def _shared(
+    first: ConceptScores, second: ConceptScores
+) -> tuple[Float[np.ndarray, "m K a"], Float[np.ndarray, "m K b"]]:
+    """Both sweeps' scores on the concepts that both have, in the same order."""
+    place = {concept: i for i, concept in enumerate(second.concepts)}
+    pairs = [(i, place[concept]) for i, concept in enumerate(first.concepts) if concept in place]
+    mine, theirs = np.array(pairs, np.int64).reshape(-1, 2).T
+    return first.scores[:, mine], second.scores[:, theirs]
+
+
+def _same_pairs(first: ConceptScores, second: ConceptScores) -> Iterator[tuple[bool, int, int]]:
+    place = {cell: i for i, cell in enumerate(second.cells)}
+    for i, cell in enumerate(first.cells):
+        if cell in place and cell.evaluation != "pixel":
+            yield False, i, place[cell]
+
+
+def _best_pairs(
+    first: ConceptScores, second: ConceptScores, mine: Float[np.ndarray, "K a"], theirs: Float[np.ndarray, "K b"]
+) -> Iterator[tuple[bool, int, int]]:
+    """The best cell of each task and rule in both, unless it is the same cell."""
+    bests = _best_cells(second.cells, theirs)
+    for kind, i in _best_cells(first.cells, mine).items():
+        if kind in bests and first.cells[i] != second.cells[bests[kind]]:
+            yield True, i, bests[kind]
+
+
+def _best_cells(cells: Sequence[CellName], scores: Float[np.ndarray, "K cells"]) -> dict[tuple[str, str], int]:
+    """By task and rule, the place of the best cell."""
+    groups = {}
+    for i, cell in enumerate(cells):
+        if cell.evaluation != "pixel" and np.isfinite(scores[:, i]).any():
+            groups.setdefault((cell.task, cell.rule), []).append(i)
+
+    def rank(i: int) -> tuple:
+        return not cells[i].untrained, cells[i].shots or 0, float(np.nanmean(scores[:, i]))
+
+    return {kind: max(places, key=rank) for kind, places in groups.items()}

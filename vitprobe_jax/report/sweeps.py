@@ -1,0 +1,99 @@
+"""Results folders -> what a report needs of them, read whole and checked."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+from etils import epath
+
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.metrics.results import read_table
+from vitprobe_jax.report.examples import Examples, read_examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A results folder as read.
+
+    Attributes:
+        label: what the page calls it; unique among the sweeps of a page.
+        table: of the results schema.
+        config: every flag as resolved.
+        run: `versions`, `devices`, `seed`, `stages` and `notes` of the run.
+        examples: images with masks, None where the sweep kept none.
+    """
+
+    label: str
+    table: pa.Table
+    config: Mapping
+    run: Mapping
+    examples: Examples | None = None
+
+
+def read_sweeps(folders: Sequence[epath.PathLike]) -> list[Sweep]:
+    """The sweeps in these folders, in their order.
+
+    Raises:
+        InputError: no folder, one that is missing or named twice, or one whose results, `config.json`, `run.json` or
+            examples are missing or unreadable.
+    """
+    folders = [epath.Path(folder) for folder in folders]
+    if not folders:
+        raise InputError("no results folder is named; give the --out of a finished run")
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; give the --out of a finished run")
+    resolved = [folder.resolve() for folder in folders]
+    for folder, path in zip(folders, resolved, strict=True):
+        if resolved.count(path) > 1:
+            raise InputError(f"{folder}: is named twice; name each sweep once")
+    return [_read_sweep(folder, label) for folder, label in zip(folders, _labels(resolved), strict=True)]
+
+
+def _labels(folders: Sequence[epath.Path]) -> list[str]:
+    """The last parts of the paths, as many as tell them apart."""
+    for count in range(1, max(len(folder.parts) for folder in folders) + 1):
+        labels = ["/".join(folder.parts[-count:]) for folder in folders]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
+
+
+def _read_sweep(folder: epath.Path, label: str) -> Sweep:
+    table = read_table(folder / "results.parquet")
+    config = _read_json(folder / "config.json", mend="run the sweep into another --out")
+    return Sweep(label, table, config, _read_run(folder / "run.json"), read_examples(folder))
+
+
+def _read_run(path: epath.Path) -> dict:
+    mend = "run the sweep again with --resume"
+    run = _read_json(path, mend=mend)
+    stages, notes = run.get("stages"), run.get("notes")
+    well_formed = (
+        run.keys() >= {"versions", "devices", "seed"}
+        and isinstance(notes, list)
+        and all(isinstance(note, str) for note in notes)
+        and isinstance(stages, list)
+        and all(isinstance(stage, dict) and _is_stage(stage) for stage in stages)
+    )
+    if not well_formed:
+        raise InputError(f"{path}: lacks versions, devices, seed, stages or notes, or holds them damaged; {mend}")
+    return run
+
+
+def _is_stage(stage: dict) -> bool:
+    kinds = {"stage": str, "seconds": (int, float), "count": (int, float), "unit": str}
+    return all(isinstance(stage.get(name), kind) for name, kind in kinds.items())
+
+
+def _read_json(path: epath.Path, *, mend: str) -> dict:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: missing; {mend}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); {mend}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: holds no record of names and values; {mend}")
+    return record
