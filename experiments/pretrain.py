@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 
 from experiments import config as run_config
 from experiments import processes
-from experiments.config import LaunchConfig, define_launch_flags, launch_values
+from experiments.config import NOT_IN_RESULTS, LaunchConfig, define_launch_flags, launch_values
 from experiments.progress import progress
 from experiments.results_folder import enter_folder, package_versions
 from vitprobe_jax import cli
@@ -104,6 +104,12 @@ class PretrainConfig(LaunchConfig):
     def preprocess(self) -> Preprocess:
         """Images come at the size that the network sees: no margin is cut off."""
         return Preprocess(resize_ratio=1.0)
+
+    def command(self) -> str:
+        """What asks for the same training again."""
+        names = [field.name for field in dataclasses.fields(self) if field.name not in NOT_IN_RESULTS]
+        given = [f"--{name}={getattr(self, name)}" for name in names]
+        return " ".join(["python -m experiments.pretrain", *given, "--out=DIR"])
 
     def method(self) -> Objective:
         """The objective: published constants, but for crops scaled to the image, and what is said below."""
@@ -225,6 +231,7 @@ def _finish(
         return folder
     encoder = jax.tree.map(np.asarray, objective.encoder(state.params, state.memory))
     recipe = {
+        "command": config.command(),
         "objective": {"name": config.objective} | _record(objective),
         "schedule": _record(schedule),
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "images": len(dataset.splits["train"])},

@@ -40,8 +40,9 @@ SCHEMA = pa.schema(
         ("skipped", pa.string()),
     ]
 )
-"""One row per template and metric set: `evaluation` tells what was counted (`types.Evaluation`). `shots`, `trial` and `effective_shots` are null for hyperplanes. A skipped row has
-its reason in `skipped` and nulls for threshold and metrics; every other row has null in `skipped` and finite numbers."""
+"""One row per template and metric set: `evaluation` tells what was counted (`types.Evaluation`). `shots`, `trial` and
+`effective_shots` are null for hyperplanes. A skipped row has its reason in `skipped` and nulls for threshold and metrics;
+every other row has null in `skipped` and finite numbers."""
 
 
 def make_table(rows: Iterable[Mapping]) -> pa.Table:
