@@ -59,6 +59,7 @@ class PretrainConfig(LaunchConfig):
     learning_rate: float
     checkpoint_every: int
     log_every: int
+    decoder: bool
 
     def __post_init__(self):
         super().__post_init__()
@@ -247,7 +248,7 @@ def _finish(
         objective=FAMILIES[config.objective].objective,
         config=config.vit,
         preprocess=config.preprocess,
-        decoder=objective.decoder if isinstance(objective, MAE) else None,
+        decoder=objective.decoder if isinstance(objective, MAE) and config.decoder else None,
         source=f"experiments.pretrain on {dataset.name}, seed {config.seed}",
     )
     decoder = jax.tree.map(np.asarray, state.params["decoder"]) if spec.decoder else {}
@@ -285,8 +286,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer("steps", 1600, "Optimiser steps.", **of)
     flags.DEFINE_integer("batch_size", 64, "Images a step, over all devices.", **of)
     flags.DEFINE_float("learning_rate", 1e-3, "The highest, after the warm-up of a tenth of the steps.", **of)
-    flags.DEFINE_integer("checkpoint_every", 200, "Steps between checkpoints.", **of)
-    flags.DEFINE_integer("log_every", 20, "Steps between points of the curve.", **of)
+    flags.DEFINE_integer("checkpoint_every", 50, "Steps between checkpoints.", **of)
+    flags.DEFINE_integer("log_every", 10, "Steps between points of the curve.", **of)
+    flags.DEFINE_boolean("decoder", True, "Keep MAE's decoder beside the encoder.", **of)
 
 
 def pretrain_config(values: flags.FlagValues) -> PretrainConfig:
