@@ -64,7 +64,7 @@ def test_sentences_quote_the_numbers(planted):
     lead = next(c for c in answer.against if c.second == tables.cell_name(runner_up))
     interval = f"[{lead.test.difference.low:.3f}, {lead.test.difference.high:.3f}]".replace("-0.000", "0.000")
     assert first == (
-        f"For segmentation on broden:streets, use {best.token} of block 11 of dino_vits16 with a hyperplane: balanced F1 "
+        f"For segmentation on broden:streets, use {best.token} of block 11 of dino_vits16 with a hyperplane: balanced accuracy "
         f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}] over 40 concepts. It is not distinguishable from "
         f"{runner_up.token} of the same block: the mean difference is {lead.test.difference.mean:.3f} {interval} "
         f"(rank-biserial r = {lead.test.effect_size:.2f}, p = {lead.p_adjusted:.3f} after Holm over 18 comparisons). "
@@ -188,7 +188,7 @@ def test_means_and_ranks_that_disagree_are_no_claim(planted):
     """One concept decides the mean, all others say the opposite: the interval or the ranks keep it from being a claim."""
     rows = planted(lambda row: 0.0, rules=("hyperplane",), tokens=("q", "k"), backbones=(DINO,), noise=0.0)
     for row in rows:
-        row["f1"] = 0.5 if row["token"] == "q" else (1.0 if row["concept"] == 1 else 0.495)
+        row["accuracy"] = 0.5 if row["token"] == "q" else (1.0 if row["concept"] == 1 else 0.495)
     (comparison,) = answers.compare_tokens(make_table(rows))
     assert comparison.first.token == "k"
     assert comparison.p_adjusted < answers.LEVEL
@@ -268,8 +268,10 @@ def test_numbers_are_written_as_readers_expect():
 def test_any_metric_can_be_asked_for(planted):
     rows = planted(by_all)
     for row in rows:
-        row["recall"] = 1.0 - row["f1"]
-    (by_f1,), (by_recall,) = (answers.answer(make_table(rows), metric=metric) for metric in ("f1", "recall"))
-    assert by_f1.best.token != by_recall.best.token
+        row["recall"] = 1.0 - row["accuracy"]
+    (by_accuracy,), (by_recall,) = (
+        answers.answer(make_table(rows), metric=metric) for metric in ("accuracy", "recall")
+    )
+    assert by_accuracy.best.token != by_recall.best.token
     assert ": recall " in by_recall.sentences[0]
     assert all(c.metric == "recall" for c in by_recall.against)

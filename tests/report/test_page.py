@@ -98,15 +98,15 @@ def test_intervals_are_those_of_the_summaries(results_rows, results_folder):
 def test_the_answer_comes_first_with_its_numbers(results_rows, results_folder):
     rows = results_rows(rules=("hyperplane",), concepts=CONCEPTS)
     level = {"q": 0.4, "k": 0.9, "x2": 0.7}
-    rows = [row | {"f1": level[row["token"]] + row["concept"] / 250} for row in rows]
+    rows = [row | {"accuracy": level[row["token"]] + row["concept"] / 250} for row in rows]
     said = page_of(results_folder(rows)).said()
     mean = 0.9 + statistics.fmean(range(1, 13)) / 250
     start = said.index("The answer")
-    assert f"Use k and hyperplane block 11 of dino_vits16 Balanced F1 {mean:.3f} [" in said[start:]
+    assert f"Use k and hyperplane block 11 of dino_vits16 Balanced accuracy {mean:.3f} [" in said[start:]
     assert "Ahead of x2 by 0.200 [0.200, 0.200] How sure p " in said[start:]
     assert said.index("For segmentation on broden:streets, use k of block 11") < said.index("Every concept")
     for backbone in ("dino_vits16", "tiny_mae untrained control"):
-        assert f"{backbone}, hyperplane k F1 {mean:.3f} [" in said
+        assert f"{backbone}, hyperplane k {mean:.3f} [" in said
     assert f"next is x2 at block 11 with {mean - 0.2:.3f}" in said
 
 

@@ -24,13 +24,15 @@ def one_figure(monkeypatch):
 
 @pytest.fixture
 def two_sweeps(results_rows, results_folder, tmp_path):
-    """Writes two folders, the second with F1 raised by `gain` and another setting."""
+    """Writes two folders, the second with accuracy raised by `gain` and another setting."""
 
     def write(*, gain=0.05):
         rows = results_rows(rules=("hyperplane",), concepts=CONCEPTS)
-        rows = [row | {"f1": 0.5 + row["f1"] / 4} for row in rows]
+        rows = [row | {"accuracy": 0.5 + row["accuracy"] / 4} for row in rows]
         first = results_folder(rows).rename(tmp_path / "first")
-        second = results_folder([row | {"f1": row["f1"] + gain} for row in rows]).rename(tmp_path / "second")
+        second = results_folder([row | {"accuracy": row["accuracy"] + gain} for row in rows]).rename(
+            tmp_path / "second"
+        )
         config = json.loads((second / "config.json").read_text())
         (second / "config.json").write_text(json.dumps(config | {"image_size": 448, "out": str(second)}))
         return first, second
@@ -46,7 +48,7 @@ def test_two_sweeps_are_compared_in_the_first_one(two_sweeps):
     page = Page(path.read_text(encoding="utf-8"))
     said = page.said()
     assert said.index("Compared Every sweep against first") < said.index("The answer")
-    same = page.table("Sweep", "Cell", "F1")
+    same = page.table("Sweep", "Cell", "Accuracy")
     assert len(same) == 6  # two backbones in three tokens
     for row in same:
         assert row[0] == "second"
@@ -65,12 +67,14 @@ def test_the_best_cells_of_two_sweeps_are_compared(two_sweeps, results_rows):
     rows = [row | {"backbone": row["backbone"] + "_b"} for row in rows]
     write_table(make_table(rows), second / "results.parquet")
     page = Page(write_report([first, second]).read_text(encoding="utf-8"))
-    (row,) = page.table("Sweep", "Cell", "F1")
+    (row,) = page.table("Sweep", "Cell", "Accuracy")
     bests = []
     for table in (read_table(first / "results.parquet").to_pylist(), rows):
         trained = [row for row in table if row["objective"] == "self-distillation"]
         tokens = {row["token"] for row in trained}
-        bests.append(max(statistics.fmean(row["f1"] for row in trained if row["token"] == token) for token in tokens))
+        bests.append(
+            max(statistics.fmean(row["accuracy"] for row in trained if row["token"] == token) for token in tokens)
+        )
     assert row[2] == f"{bests[1]:.3f} against {bests[0]:.3f}"
     assert row[3].startswith(f"{bests[1] - bests[0]:.3f} [")
 

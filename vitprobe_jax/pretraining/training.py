@@ -16,8 +16,8 @@ from vitprobe_jax.features.table import DATA_AXIS
 
 PARTS = 8
 """A batch is dealt into so many parts; gradients of each are computed alone, gathered, and summed in their order, on any
-number of devices. XLA still compiles backward passes otherwise for other numbers of partitions: gradients of order 1 differ in
-the seventh digit. A training on the same devices is the same to the last bit."""
+number of devices. XLA still compiles backward passes otherwise for other numbers of partitions: gradients of order 1 differ
+in the seventh digit. A training on the same devices is the same to the last bit."""
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ import pyarrow as pa
 from vitprobe_jax.metrics.statistics import Interval, PairedTest, holm, paired_tests
 from vitprobe_jax.report.cells import CellName, cell_name
 from vitprobe_jax.report.tables import (
+    DECIDING,
     METRIC_LABELS,
     ConceptScores,
     Score,
@@ -126,7 +127,7 @@ class Answer:
     sentences: tuple[str, ...]
 
 
-def compare_tokens(table: pa.Table, *, metric: str = "f1") -> list[Comparison]:
+def compare_tokens(table: pa.Table, *, metric: str = DECIDING) -> list[Comparison]:
     """All pairs of tokens of each backbone under each rule.
 
     The family: all pairs of all backbones and rules of the same task and data set. Pairs without a shared concept are
@@ -135,7 +136,7 @@ def compare_tokens(table: pa.Table, *, metric: str = "f1") -> list[Comparison]:
     return _over_contests(table, metric, _Contest.tokens)
 
 
-def compare_rules(table: pa.Table, *, metric: str = "f1") -> list[Comparison]:
+def compare_rules(table: pa.Table, *, metric: str = DECIDING) -> list[Comparison]:
     """All pairs of rules of each backbone, each rule by its best token.
 
     The family: all backbones of the same task and data set. Hyperplanes and cosine templates are scored on the same
@@ -144,7 +145,7 @@ def compare_rules(table: pa.Table, *, metric: str = "f1") -> list[Comparison]:
     return _over_contests(table, metric, _Contest.rules)
 
 
-def compare_backbones(table: pa.Table, *, metric: str = "f1") -> list[Comparison]:
+def compare_backbones(table: pa.Table, *, metric: str = DECIDING) -> list[Comparison]:
     """All pairs of trained backbones under each rule, each backbone by its best token.
 
     The family: all rules of the same task and data set.
@@ -152,7 +153,7 @@ def compare_backbones(table: pa.Table, *, metric: str = "f1") -> list[Comparison
     return _over_contests(table, metric, _Contest.backbones)
 
 
-def against_control(table: pa.Table, *, metric: str = "f1") -> list[Comparison]:
+def against_control(table: pa.Table, *, metric: str = DECIDING) -> list[Comparison]:
     """Each trained backbone under each rule against the untrained control, both by their best token.
 
     Of several controls the best one stands, whatever its architecture: the hardest to beat. The family: all backbones
@@ -161,7 +162,7 @@ def against_control(table: pa.Table, *, metric: str = "f1") -> list[Comparison]:
     return _over_contests(table, metric, _Contest.controls)
 
 
-def answer(table: pa.Table, *, metric: str = "f1") -> list[Answer]:
+def answer(table: pa.Table, *, metric: str = DECIDING) -> list[Answer]:
     """The answer for each task and data set that has scores, in the table's order."""
     return [contest.answer() for contest in _contests(table, metric)]
 

@@ -116,6 +116,8 @@ def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool
         num_rows=sum(int(np.isfinite(own.scores[0]).sum()) for own in scores),
         num_concepts=len({concept for own in scores for concept in own.concepts}),
         metrics=METRIC_TITLES,
+        labels=tables.METRIC_LABELS,
+        deciding=tables.DECIDING,
         always_positive=figures.ALWAYS_POSITIVE,
         level=answers.LEVEL,
         untrained=UNTRAINED,

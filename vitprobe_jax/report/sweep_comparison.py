@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from vitprobe_jax.metrics.results import METRICS
 from vitprobe_jax.metrics.statistics import PairedTest, holm, paired_tests
-from vitprobe_jax.report.tables import CellName, ConceptScores
+from vitprobe_jax.report.tables import DECIDING, CellName, ConceptScores
 
 _FOLDERS = ("out", "cache_dir", "resume")
 """Flags that say where a sweep stands or went on, and nothing of what it did."""
@@ -42,7 +42,7 @@ class SweepDifference:
 
 
 def compare_sweeps(
-    labels: Sequence[str], scores: Sequence[ConceptScores], *, metric: str = "f1"
+    labels: Sequence[str], scores: Sequence[ConceptScores], *, metric: str = DECIDING
 ) -> list[SweepDifference]:
     """Every later sweep against the first: best cells first, then the same cells in the first sweep's order.
 

@@ -13,7 +13,7 @@ from vitprobe_jax.report.examples import Examples
 from vitprobe_jax.report.figures import categories, layers, masks, pairs, shots, tokens, wording
 from vitprobe_jax.report.figures.selection import backbones_of, choose, restrict, studies
 from vitprobe_jax.report.figures.wording import DASHED, INTERVALS, RULE_NAMES
-from vitprobe_jax.report.tables import METRIC_LABELS, summarise
+from vitprobe_jax.report.tables import DECIDING, METRIC_LABELS, summarise
 from vitprobe_jax.types import RULES, Rule, Task
 
 SECTIONS = ("tokens", "shots", "categories", "layers", "pixels", "controls", "masks")
@@ -236,7 +236,7 @@ class _Study:
         title = f"What training adds to {RULE_NAMES[rule]}: trained backbones less the untrained control"
         said, counts = [], []
         for trained, control in pairs.control_of(self.table, rows).items():
-            tests = pairs.control_differences(self.table, rows, trained, control, "f1")
+            tests = pairs.control_differences(self.table, rows, trained, control, DECIDING)
             counts += [test.num_concepts for test in tests.values()]
             numbers = {token: test.difference for token, test in tests.items()}
             each = (f"{token} {own.mean:+.3f} [{own.low:+.3f}, {own.high:+.3f}]" for token, own in numbers.items())
@@ -251,7 +251,7 @@ class _Study:
             lambda: pairs.trained_less_control(self.table, _MAIN, rule=rule),
             title=title,
             caption=_caption(f"{how}; {INTERVALS}.", ahead),
-            alt=f"{title}. Differences in {METRIC_LABELS['f1']} with intervals: {'; '.join(said)}.",
+            alt=f"{title}. Differences in {METRIC_LABELS[DECIDING]} with intervals: {'; '.join(said)}.",
         )
 
     def photographs(self, examples: Examples) -> Iterator[Illustration]:

@@ -1,6 +1,7 @@
 """Points with intervals, a line of them for each category or token: the panels of several figures."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -42,7 +43,7 @@ def point_panels(
     connect: bool = False,
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
-    """Panels in a grid, with the same lines from top to bottom in each; panels of a column share their axis.
+    """Panels in a grid, with the same lines from top to bottom in each; panels that measure the same share their axis.
 
     Args:
         grid_of_panels: rows of panels; a last row may be shorter.
@@ -75,8 +76,12 @@ def point_panels(
             axes.set_yticks(range(len(lines)), names if j == 0 else [""] * len(lines), parse_math=False)
             axes.tick_params(axis="y", length=0, labelsize=style.MEDIUM)
             axes.set_ylim(len(lines) - 0.5, -0.5)
-    for column in grid.T:
-        _share_limits([axes for axes in column if axes.get_visible()], limits)
+    measured = defaultdict(list)
+    for panels, row in zip(grid_of_panels, grid, strict=True):
+        for panel, axes in zip(panels, row, strict=False):
+            measured[panel.xlabel].append(axes)
+    for alike in measured.values():
+        _share_limits(alike, limits)
     return figure
 
 
@@ -107,8 +112,8 @@ def _draw(axes: Axes, panel: Panel, series: Sequence[style.Mark], connect: bool)
     style.title(axes, panel.title)
 
 
-def _share_limits(column: Sequence[Axes], limits: tuple[float, float]) -> None:
-    low, high = np.array([axes.get_xlim() for axes in column]).T
+def _share_limits(alike: Sequence[Axes], limits: tuple[float, float]) -> None:
+    low, high = np.array([axes.get_xlim() for axes in alike]).T
     margin = 0.02 * (limits[1] - limits[0])
-    for axes in column:
+    for axes in alike:
         axes.set_xlim(max(low.min(), limits[0] - margin), min(high.max(), limits[1] + margin))
