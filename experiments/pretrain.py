@@ -34,7 +34,7 @@ from vitprobe_jax.data.dataset import Dataset, ImageSubset
 from vitprobe_jax.data.pipeline import image_batches
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.features.table import DATA_AXIS
+from vitprobe_jax.features.table import DATA_AXIS, replicate
 from vitprobe_jax.pretraining.dino import DINO
 from vitprobe_jax.pretraining.mae import MAE
 from vitprobe_jax.pretraining.training import PARTS, Objective, Schedule, TrainState, init_state, train_step
@@ -147,7 +147,7 @@ def pretrain(config: PretrainConfig) -> Path | None:
     _require(len(dataset.splits["train"]) >= config.batch_size, "batch_size", "the data set has fewer images")
     processes.on_first(lambda: enter_folder(config, {f"the content of {dataset.name}": dataset.fingerprint}))
     objective, schedule = config.method(), config.schedule()
-    of_start, of_steps = jax.random.split(jax.random.key(config.seed))
+    of_start, of_steps = replicate(tuple(jax.random.split(jax.random.key(config.seed))), mesh)
     state, curve = init_state(of_start, objective, schedule, mesh), []
     with _checkpoints(config) as checkpoints:
         done = checkpoints.latest_step() or 0

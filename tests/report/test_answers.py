@@ -64,9 +64,9 @@ def test_sentences_quote_the_numbers(planted):
     lead = next(c for c in answer.against if c.second == tables.cell_name(runner_up))
     interval = f"[{lead.test.difference.low:.3f}, {lead.test.difference.high:.3f}]".replace("-0.000", "0.000")
     assert first == (
-        f"For segmentation on broden:streets, use {best.token} of block 11 of dino_vits16 with a hyperplane: balanced accuracy "
-        f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}] over 40 concepts. It is not distinguishable from "
-        f"{runner_up.token} of the same block: the mean difference is {lead.test.difference.mean:.3f} {interval} "
+        f"For segmentation on broden:streets, use {best.token} of block 11 of dino_vits16 with a hyperplane: "
+        f"balanced accuracy {score.mean:.3f} [{score.low:.3f}, {score.high:.3f}] over 40 concepts. "
+        f"It is not distinguishable from {runner_up.token} of the same block: the mean difference is {lead.test.difference.mean:.3f} {interval} "
         f"(rank-biserial r = {lead.test.effect_size:.2f}, p = {lead.p_adjusted:.3f} after Holm over 18 comparisons). "
         "It beats q."
     )
