@@ -66,7 +66,8 @@ def test_sentences_quote_the_numbers(planted):
     assert first == (
         f"For segmentation on broden:streets, use {best.token} of block 11 of dino_vits16 with a hyperplane: "
         f"balanced accuracy {score.mean:.3f} [{score.low:.3f}, {score.high:.3f}] over 40 concepts. "
-        f"It is not distinguishable from {runner_up.token} of the same block: the mean difference is {lead.test.difference.mean:.3f} {interval} "
+        f"It is not distinguishable from {runner_up.token} of the same block: "
+        f"the mean difference is {lead.test.difference.mean:.3f} {interval} "
         f"(rank-biserial r = {lead.test.effect_size:.2f}, p = {lead.p_adjusted:.3f} after Holm over 18 comparisons). "
         "It beats q."
     )

@@ -143,9 +143,14 @@ def save_backbone(
     folder = folder.resolve()
     partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
     texts = {"backbone.json": json.dumps(spec.to_json(), indent=2) + "\n"} | dict(extra or {})
+    # In a run of several processes this one writes alone; Orbax would wait for the others.
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix="alone"
+    )
     try:
         partial.mkdir(parents=True)
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
             for name, tree in {"params": params, "decoder": decoder}.items():
                 if tree:
                     checkpointer.save(partial / name, tree)
