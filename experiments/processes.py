@@ -84,6 +84,8 @@ def connect(config: LaunchConfig) -> None:
         return
     # Processes of CPUs speak through gloo; on other devices the setting is of no account.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM for itself, and a run would go on.
+    jax.config.update("jax_enable_preemption_service", False)
     where = {}
     if config.coordinator != "auto":
         where = {

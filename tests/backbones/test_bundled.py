@@ -37,7 +37,9 @@ def test_a_bundled_backbone_is_small_and_says_how_it_was_made(name):
     assert np.mean(losses[-10:]) < 0.75 * losses[0]
 
 
-@pytest.mark.parametrize(("name", "control"), zip(TRAINED, ("untrained_dino_tiny", "untrained_mae_tiny"), strict=True))
+@pytest.mark.parametrize(
+    ("name", "control"), list(zip(TRAINED, ("untrained_dino_tiny", "untrained_mae_tiny"), strict=True))
+)
 def test_training_beats_no_training_on_images_it_has_not_seen(name, control):
     """A ridge regression from patches to object labels, on drawings of another seed than the training's."""
     scores = [_balanced_accuracy(load_backbone(backbone)) for backbone in (name, control)]
