@@ -52,7 +52,7 @@ def test_a_resumed_training_ends_in_the_same_bytes(tmp_path, monkeypatch, object
 
 
 def test_the_folder_is_a_backbone_with_its_recipe(tmp_path):
-    folder = pretrain.pretrain(make_config(tmp_path / "out", "--objective=mae", "--name=mine", "--seed=3", "--steps=2"))
+    folder = pretrain.pretrain(make_config(tmp_path / "out", "--objective=mae", "--name=mine", "--seed=3"))
     backbone = load_backbone(str(folder))
     assert (backbone.spec.name, backbone.spec.family) == ("mine", "mae")
     tokens = backbone.tokens(np.zeros((2, 32, 32, 3), np.uint8), [(0, "x2")])[0, "x2"]
@@ -61,7 +61,7 @@ def test_the_folder_is_a_backbone_with_its_recipe(tmp_path):
     assert decoder.width == 64
     recipe = json.loads((folder / "recipe.json").read_text())
     assert recipe["seed"] == 3
-    assert recipe["images_seen"] == 16
+    assert recipe["images_seen"] == 48
     assert "--seed=3" in recipe["command"]
     assert recipe["objective"]["mask_ratio"] == 0.75
     assert recipe["schedule"]["weight_decay"] == 0.05

@@ -12,8 +12,8 @@ from vitprobe_jax.pretraining.dino import STUDENT_TEMPERATURE
 @pytest.fixture(scope="module")
 def dino():
     objective = make_dino()
-    params = objective.init(jax.random.key(0))
-    memory = objective.init_memory(objective.init(jax.random.key(5)))
+    init = jax.jit(objective.init)
+    params, memory = init(jax.random.key(0)), objective.init_memory(init(jax.random.key(5)))
     memory = {**memory, "center": jnp.linspace(-0.1, 0.1, 24)}
     return objective, params, memory, jax.random.split(jax.random.key(1), 3), jnp.asarray(pictures(3))
 
@@ -25,11 +25,16 @@ def softmax(x, temperature):
 
 def test_the_loss_is_the_sum_over_pairs_of_crops(dino):
     objective, params, memory, keys, images = dino
-    loss, extra = objective.loss(params, memory, keys, images, jnp.int32(5), steps=20)
-    crops = jax.vmap(objective._views, out_axes=1)(keys, images)
-    taught = np.asarray(objective._project(memory["teacher"], crops[0]), np.float64)
-    said = [np.asarray(objective._project(params, part), np.float64) for part in crops]
-    said = np.concatenate(said)
+
+    @jax.jit
+    def compute(params, memory):
+        found = objective.loss(params, memory, keys, images, jnp.int32(5), steps=20)
+        crops = jax.vmap(objective._views, out_axes=1)(keys, images)
+        said = jnp.concatenate([objective._project(params, part) for part in crops])
+        return *found, said, objective._project(memory["teacher"], crops[0])
+
+    loss, extra, said, taught = compute(params, memory)
+    said, taught = np.asarray(said, np.float64), np.asarray(taught, np.float64)
     terms, center = [], np.asarray(memory["center"], np.float64)
     for g in range(2):
         q = softmax(taught[g] - center, objective.teacher_temperature)
@@ -47,7 +52,8 @@ def test_the_teacher_learns_by_averaging_alone(dino):
     def loss_of_teacher(teacher):
         return objective.loss(params, {**memory, "teacher": teacher}, keys, images, jnp.int32(5), steps=20)[0]
 
-    assert all(not np.any(leaf) for leaf in jax.tree.leaves(jax.grad(loss_of_teacher)(memory["teacher"])))
+    gradient = jax.jit(jax.grad(loss_of_teacher))(memory["teacher"])
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
     kept = {"center": jnp.ones(24)}
     first = objective.remember(memory, params, kept, jnp.int32(0), steps=20)
     leaf = lambda tree: np.asarray(tree["encoder"]["pos_embed"])  # noqa: E731
@@ -62,15 +68,13 @@ def test_prototypes_are_of_unit_length_and_still_at_first(dino):
     objective, params, memory, keys, images = dino
     objective = make_dino(frozen_share=0.2)
 
+    @jax.jit
     def gradient(step):
-        def loss(params):
-            return objective.loss(params, memory, keys, images, jnp.int32(step), steps=20)[0]
+        return jax.grad(lambda p: objective.loss(p, memory, keys, images, step, steps=20)[0])(params)["head"]
 
-        return jax.grad(loss)(params)["head"]
-
-    assert not np.any(gradient(3)["prototypes"])
-    assert np.any(gradient(4)["prototypes"])
-    assert np.any(gradient(3)["fc3"]["kernel"])
+    assert not np.any(gradient(jnp.int32(3))["prototypes"])
+    assert np.any(gradient(jnp.int32(4))["prototypes"])
+    assert np.any(gradient(jnp.int32(3))["fc3"]["kernel"])
     doubled = {**params["head"], "prototypes": 2 * params["head"]["prototypes"]}
     x = jax.random.normal(jax.random.key(0), (5, 16))
     outputs = [objective.head.apply({"params": head}, x) for head in (params["head"], doubled)]
@@ -80,6 +84,6 @@ def test_prototypes_are_of_unit_length_and_still_at_first(dino):
 
 def test_crops_have_their_sizes(dino):
     objective, _, _, keys, images = dino
-    whole, local = jax.vmap(objective._views, out_axes=1)(keys, images)
+    whole, local = jax.eval_shape(jax.vmap(objective._views, out_axes=1), keys, images)
     assert whole.shape == (2, 3, 24, 24, 3)
     assert local.shape == (2, 3, 16, 16, 3)

@@ -1,5 +1,7 @@
 """MAE's loss by its definition: which patches are seen, which count, how their pixels are normalised."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,7 @@ def mae():
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def loss_of(objective, params, images, keys):
     return objective.loss(params, {}, keys, images, jnp.int32(0), steps=10)[0]
 
@@ -63,7 +66,7 @@ def test_only_masked_patches_count(mae):
 def test_what_is_masked_is_not_seen(mae):
     """With the same noise, pixels of a masked patch change the targets and nothing that is predicted."""
     objective, params, images, keys = mae
-    gradient = jax.grad(lambda p: loss_of(objective, p, images, keys))(params)
+    gradient = jax.jit(jax.grad(lambda p: loss_of(objective, p, images, keys)))(params)
     assert float(jnp.abs(gradient["decoder"]["mask_token"]).sum()) > 0
     assert float(jnp.abs(gradient["encoder"]["patch_embed"]["kernel"]).sum()) > 0
     # Were all patches encoded, the mask token would stand nowhere and the gradient of it be zero; were none, the patch

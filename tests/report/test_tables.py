@@ -256,10 +256,10 @@ def test_best_token_is_the_highest_at_the_largest_number_of_shots(rows):
         rivals = [
             row for row in summaries if (row.backbone, row.rule, row.shots) == (b.first.backbone, b.first.rule, shots)
         ]
-        assert b.first.scores["f1"].mean == max(row.scores["f1"].mean for row in rivals)
-        others = [row.scores["f1"].mean for row in rivals if row.token != b.first.token]
+        assert b.first.scores["accuracy"].mean == max(row.scores["accuracy"].mean for row in rivals)
+        others = [row.scores["accuracy"].mean for row in rivals if row.token != b.first.token]
         assert b.second.token != b.first.token
-        assert b.second.scores["f1"].mean == max(others)
+        assert b.second.scores["accuracy"].mean == max(others)
 
 
 def test_of_equal_tokens_the_first_leads_and_a_lone_token_has_no_second(results_rows):
