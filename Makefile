@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint docs
+.PHONY: demo test test-slow test-docs lint docs
 
 demo: .venv/core
 	$(BIN)/python -m experiments.sweep --flagfile=demo.flags --out=out/demo --resume
@@ -12,6 +12,9 @@ test: .venv/test
 
 test-slow: .venv/test .venv/docs
 	$(BIN)/python -m pytest -m slow
+
+test-docs: .venv/test .venv/docs
+	$(BIN)/python -m pytest -m slow tests/test_snippets.py tests/test_docs.py
 
 lint: .venv/test
 	$(BIN)/ruff check .
