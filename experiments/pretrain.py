@@ -26,6 +26,7 @@ from experiments.config import NOT_IN_RESULTS, LaunchConfig, define_launch_flags
 from experiments.progress import progress
 from experiments.results_folder import enter_folder, package_versions
 from vitprobe_jax import cli
+from vitprobe_jax.atomic import is_remote
 from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, Preprocess, ViTConfig
 from vitprobe_jax.backbones.families import FAMILIES
 from vitprobe_jax.backbones.loading import save_backbone
@@ -82,6 +83,7 @@ class PretrainConfig(LaunchConfig):
         _require(part <= 4 or part % 4 == 0, "batch_size", f"must be a multiple of {4 * PARTS}, or below")
         _require(self.learning_rate > 0, "learning_rate", "must be positive")
         _require(self.width % 4 == 0, "width", "must be a multiple of 4, for the sines and cosines of positions")
+        _require(not is_remote(self.out), "out", "a training needs a local folder; copy the backbone afterwards")
         name = re.fullmatch(r"\w[\w.+-]*", self.name)
         _require(
             bool(name), "name", f"{self.name!r} is no name for a backbone; use letters, digits, '_', '.', '+' and '-'"

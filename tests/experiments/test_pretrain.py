@@ -94,6 +94,7 @@ def test_epochs_are_other_orders_of_the_same_images(tmp_path):
         ("--width=18", "--width.*multiple of 4"),
         ("--dataset=shapes:8", "--batch_size.*fewer images"),
         ("--mesh=3", "--mesh.*3 devices"),
+        ("--out=gs://bucket/out", "--out.*local folder"),
     ],
 )
 def test_bad_flags_name_themselves(tmp_path, argument, words):
