@@ -52,6 +52,9 @@ def run(
         try:
             main(argv)
         except InputError as error:
+            if main.__module__ == "__main__" and interrupted is None:
+                # As a program of its own: on the way out, threads of libraries that have just begun may abort the process.
+                _end(_line(str(error)), 2)
             _fail(str(error))
         except KeyboardInterrupt:
             _end("error: interrupted", 128 + signal.SIGINT)
@@ -94,8 +97,12 @@ def _end(message: str, code: int) -> None:
 
 
 def _fail(message: str):
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print(_line(message), file=sys.stderr)
     sys.exit(2)
+
+
+def _line(message: str) -> str:
+    return "error: " + " ".join(message.split())
 
 
 def _resolve_flagfiles(argv: list[str], package: str | None) -> list[str]:
