@@ -64,19 +64,19 @@ class LaunchConfig:
     process_id: int | None
 
     def __post_init__(self):
-        _require(bool(self.dataset), "dataset", "name one, as shapes:400 or broden:DIR")
-        _require(self.num_workers >= 0, "num_workers", "must be 0 (threads) or more")
-        _require(self.mesh >= 0, "mesh", "must be 0 (as the machine has) or more")
+        require(bool(self.dataset), "dataset", "name one, as shapes:400 or broden:DIR")
+        require(self.num_workers >= 0, "num_workers", "must be 0 (threads) or more")
+        require(self.mesh >= 0, "mesh", "must be 0 (as the machine has) or more")
         given = (self.num_processes is not None, self.process_id is not None)
         named = self.coordinator not in ("", "auto")
-        _require(given == (named, named), "coordinator", "HOST:PORT, --num_processes and --process_id go together")
-        _require(
+        require(given == (named, named), "coordinator", "HOST:PORT, --num_processes and --process_id go together")
+        require(
             not named or 0 <= self.process_id < self.num_processes,
             "process_id",
             "must be from 0 to --num_processes - 1",
         )
-        _require(0 <= self.seed < 2**32, "seed", "must be a number from 0 to 2^32 - 1")
-        _require(str(self.out) != "", "out", "name a results folder")
+        require(0 <= self.seed < 2**32, "seed", "must be a number from 0 to 2^32 - 1")
+        require(str(self.out) != "", "out", "name a results folder")
 
     def resolved(self) -> dict:
         """Every field, JSON-ready."""
@@ -108,14 +108,14 @@ class RunConfig(LaunchConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(bool(self.backbones), "backbones", "name one at least")
-        _require(len(set(self.backbones)) == len(self.backbones), "backbones", "a name stands twice")
-        _require(self.batch_size >= 1, "batch_size", "must be at least 1")
-        _require(self.max_images >= 0, "max_images", "must be 0 (all) or more")
-        _require(self.patches_per_image >= 0, "patches_per_image", "must be 0 (all) or more")
+        require(bool(self.backbones), "backbones", "name one at least")
+        require(len(set(self.backbones)) == len(self.backbones), "backbones", "a name stands twice")
+        require(self.batch_size >= 1, "batch_size", "must be at least 1")
+        require(self.max_images >= 0, "max_images", "must be 0 (all) or more")
+        require(self.patches_per_image >= 0, "patches_per_image", "must be 0 (all) or more")
         for flag in ("host_memory", "device_memory"):
-            _require(getattr(self, flag) >= 0, flag, "must be 0 (as the machine has) or more")
-        _require(not self.coordinator or self.cache_dir is not None, "cache_dir", _SHARED_CACHE)
+            require(getattr(self, flag) >= 0, flag, "must be 0 (as the machine has) or more")
+        require(not self.coordinator or self.cache_dir is not None, "cache_dir", _SHARED_CACHE)
 
     def blocks(self, depth: int) -> tuple[int, ...]:
         """The wanted block numbers of a model with `depth` blocks."""
@@ -142,15 +142,15 @@ class SweepConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(bool(self.shots) and min(self.shots) >= 1, "shots", "name one at least, each 1 or more")
-        _require(len(set(self.shots)) == len(self.shots), "shots", "a number stands twice")
-        _require(self.trials >= 1, "trials", "must be at least 1")
-        _require(self.min_positives >= 1, "min_positives", "must be at least 1")
-        _require(self.probe_memory >= 1, "probe_memory", "must be at least 1")
+        require(bool(self.shots) and min(self.shots) >= 1, "shots", "name one at least, each 1 or more")
+        require(len(set(self.shots)) == len(self.shots), "shots", "a number stands twice")
+        require(self.trials >= 1, "trials", "must be at least 1")
+        require(self.min_positives >= 1, "min_positives", "must be at least 1")
+        require(self.probe_memory >= 1, "probe_memory", "must be at least 1")
         pixels_of_patches = "its score maps need every patch, which --patches_per_image leaves out; drop one of the two"
-        _require(not (self.pixel_level and self.patches_per_image), "pixel_level", pixels_of_patches)
+        require(not (self.pixel_level and self.patches_per_image), "pixel_level", pixels_of_patches)
         pixels_of_images = "--task=classification has one row an image and no score maps; give --nopixel_level"
-        _require(not (self.pixel_level and self.task == "classification"), "pixel_level", pixels_of_images)
+        require(not (self.pixel_level and self.task == "classification"), "pixel_level", pixels_of_images)
 
 
 class _Definer:
@@ -333,25 +333,26 @@ def _image_size(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    _require(bool(match) and int(match[1]) > 0 and match[2] != "0", "image_size", f"{text!r} is not 224 or 224x448")
+    require(bool(match) and int(match[1]) > 0 and match[2] != "0", "image_size", f"{text!r} is not 224 or 224x448")
     return int(match[1]), int(match[2] or match[1])
 
 
 def _numbers(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
     wrong = [text for text in texts if not re.fullmatch(r"\d+", text.strip())]
-    _require(not wrong, flag, f"{', '.join(map(repr, wrong))} is not a whole number")
+    require(not wrong, flag, f"{', '.join(map(repr, wrong))} is not a whole number")
     return tuple(int(text) for text in texts)
 
 
 def _choices(flag: str, values: Sequence[str], choices: Sequence[str]) -> tuple[str, ...]:
     unknown = [value for value in values if value not in choices]
-    _require(not unknown, flag, f"{', '.join(map(repr, unknown))} unknown; choose from {', '.join(choices)}")
-    _require(bool(values), flag, f"name one at least of {', '.join(choices)}")
-    _require(len(set(values)) == len(values), flag, "a value stands twice")
+    require(not unknown, flag, f"{', '.join(map(repr, unknown))} unknown; choose from {', '.join(choices)}")
+    require(bool(values), flag, f"name one at least of {', '.join(choices)}")
+    require(len(set(values)) == len(values), flag, "a value stands twice")
     return tuple(values)
 
 
-def _require(holds: bool, flag: str, mend: str) -> None:
+def require(holds: bool, flag: str, mend: str) -> None:
+    """Refuses a flag's value with an `InputError` that says how to mend it, unless the condition holds."""
     if not holds:
         _missing(flag, mend)
 

@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 
 from experiments import config as run_config
 from experiments import processes
-from experiments.config import NOT_IN_RESULTS, LaunchConfig, define_launch_flags, launch_values
+from experiments.config import NOT_IN_RESULTS, LaunchConfig, define_launch_flags, launch_values, require
 from experiments.progress import progress
 from experiments.results_folder import enter_folder, package_versions
 from vitprobe_jax import cli
@@ -74,18 +74,18 @@ class PretrainConfig(LaunchConfig):
             "checkpoint_every",
             "log_every",
         ):
-            _require(getattr(self, flag) >= 1, flag, "must be at least 1")
-        _require(
+            require(getattr(self, flag) >= 1, flag, "must be at least 1")
+        require(
             self.image_size % self.patch_size == 0, "image_size", f"is no multiple of --patch_size={self.patch_size}"
         )
-        _require(self.batch_size % PARTS == 0, "batch_size", f"must be a multiple of {PARTS}")
+        require(self.batch_size % PARTS == 0, "batch_size", f"must be a multiple of {PARTS}")
         part = self.batch_size // PARTS
-        _require(part <= 4 or part % 4 == 0, "batch_size", f"must be a multiple of {4 * PARTS}, or below")
-        _require(self.learning_rate > 0, "learning_rate", "must be positive")
-        _require(self.width % 4 == 0, "width", "must be a multiple of 4, for the sines and cosines of positions")
-        _require(not is_remote(self.out), "out", "a training needs a local folder; copy the backbone afterwards")
+        require(part <= 4 or part % 4 == 0, "batch_size", f"must be a multiple of {4 * PARTS}, or below")
+        require(self.learning_rate > 0, "learning_rate", "must be positive")
+        require(self.width % 4 == 0, "width", "must be a multiple of 4, for the sines and cosines of positions")
+        require(not is_remote(self.out), "out", "a training needs a local folder; copy the backbone afterwards")
         name = re.fullmatch(r"\w[\w.+-]*", self.name)
-        _require(
+        require(
             bool(name), "name", f"{self.name!r} is no name for a backbone; use letters, digits, '_', '.', '+' and '-'"
         )
 
@@ -146,7 +146,7 @@ def pretrain(config: PretrainConfig) -> Path | None:
     if PARTS % mesh.size:
         raise InputError(f"--mesh: {mesh.size} devices cannot share {PARTS} parts of a batch; use 1, 2, 4 or 8")
     dataset = open_dataset(config.dataset, seed=config.seed)
-    _require(len(dataset.splits["train"]) >= config.batch_size, "batch_size", "the data set has fewer images")
+    require(len(dataset.splits["train"]) >= config.batch_size, "batch_size", "the data set has fewer images")
     processes.on_first(lambda: enter_folder(config, {f"the content of {dataset.name}": dataset.fingerprint}))
     objective, schedule = config.method(), config.schedule()
     of_start, of_steps = replicate(tuple(jax.random.split(jax.random.key(config.seed))), mesh)
@@ -304,11 +304,6 @@ def pretrain_config(values: flags.FlagValues) -> PretrainConfig:
     given = {name: getattr(values, name) for name in own}
     given["name"] = given["name"] or f"{given['objective']}_tiny"
     return PretrainConfig(**launch_values(values), **given)
-
-
-def _require(holds: bool, flag: str, mend: str) -> None:
-    if not holds:
-        raise InputError(f"--{flag}: {mend}")
 
 
 def main(argv: Sequence[str]) -> None:
