@@ -1,6 +1,5 @@
 """Official checkpoint -> Flax parameters in a folder: `backbone.json`, `params/` and, for MAE with one, `decoder/`."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -11,15 +10,16 @@ import numpy as np
 from absl import logging
 from flax.traverse_util import unflatten_dict
 
-from checkpoints_convert.layouts import Leaf
-from checkpoints_convert.matching import Match, match
+from checkpoints_convert.layouts import Part
+from checkpoints_convert.leaves import Leaf, Sizes
+from checkpoints_convert.matching import Match, match, recognise
 from checkpoints_convert.sources import Source, open_source
-from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, ViTConfig
+from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, Preprocess, ViTConfig, sized
 from vitprobe_jax.backbones.families import FAMILIES, Arch, Family
-from vitprobe_jax.backbones.loading import save_backbone
+from vitprobe_jax.backbones.saving import StreamedArray, save_backbone
 from vitprobe_jax.errors import InputError
 
-Params = Mapping[str, Any]
+AUTO = "auto"
 
 
 def convert(
@@ -28,6 +28,7 @@ def convert(
     *,
     family: str,
     arch: str | None = None,
+    container: str | None = None,
     num_heads: int | None = None,
     decoder_heads: int | None = None,
     name: str | None = None,
@@ -35,14 +36,17 @@ def convert(
 ) -> BackboneSpec:
     """Converts an official checkpoint; the output folder appears whole, or not at all.
 
-    Sizes come from the file, head counts from `arch` or the arguments. Weights are stored in float32. LayerNorm's epsilon
-    is the official 1e-6 for Hugging Face folders too, whose `config.json` says 1e-12.
+    Sizes come from the file, head counts from the file where it tells them, else from `arch` (the published one of these
+    sizes unless given) or the arguments. Weights are stored in float32, and read one after another. The epsilon of norms is
+    the official one for Hugging Face folders too, whose `config.json` often says 1e-12.
 
     Args:
-        input: a `.pth`, `.pt`, `.bin` or `.safetensors` file, or a Hugging Face folder.
+        input: a `.pth`, `.pt`, `.pth.tar`, `.pyth`, `.bin` or `.safetensors` file, or a Hugging Face folder.
         output: the folder to write; must not exist, or be empty.
-        family: a key of `FAMILIES`.
+        family: a key of `FAMILIES`, or `auto` to recognise the file by its keys.
         arch: a published size of the family, against which the file is checked.
+        container: which of several sets of weights in the file (`teacher`, `student`; `target_encoder`, `encoder`); the
+            family's first choice unless given.
         num_heads: attention heads, for sizes that are not published.
         decoder_heads: heads of MAE's decoder, likewise.
         name: how results call the backbone; `family_arch`, or the output folder's name, unless given.
@@ -53,58 +57,69 @@ def convert(
 
     Raises:
         InputError: an unknown or contradictory argument; an input that is missing, damaged, unsafe, of another family or
-            size, or not whole (one error lists every missing, extra and mis-shaped key); an output that is not empty.
+            size, or not whole (one error lists every missing, extra and mis-shaped key); one that `auto` cannot tell; an
+            output that is not empty.
     """
-    record = _look_up("--family", family, FAMILIES)
-    sizes = None if arch is None else _look_up("--arch", arch, record.archs)
-    num_heads = _heads("--num_heads", num_heads, sizes and sizes.num_heads, arch)
-    decoder_heads = _heads("--decoder_heads", decoder_heads, sizes and sizes.decoder_heads, arch)
-    if num_heads is None:
-        raise InputError(f"--arch: give one of {', '.join(record.archs)}, or --num_heads for another size")
-    name = name or (f"{family}_{arch}" if arch else output.resolve().name)
-    if not re.fullmatch(r"\w[\w.+-]*", name):
-        raise InputError(f"--name: {name!r} is no name for a backbone; use letters, digits, '_', '.', '+' and '-'")
+    record = None if family == AUTO else _look_up("--family", family, FAMILIES, AUTO)
+    if arch is not None and record is None:
+        raise InputError(f"--arch={arch}: say of which --family, or leave it out: {AUTO} takes it from the file")
+    published = None if arch is None else _look_up("--arch", arch, record.archs)
+    if published is not None:
+        _contradicts("--num_heads", num_heads, published.num_heads, f"--arch={arch}")
+        _contradicts("--decoder_heads", decoder_heads, published.decoder_heads, f"--arch={arch}")
+    if name is not None:
+        _check_name(name)
     _check_output(output)
 
     with open_source(input) as source:
-        found = _find(source, record, sizes, arch)
-        _check_huggingface(source, record, num_heads, decoder_heads if found.decoder else None)
-        config, decoder_config = _encoder_config(found, record, num_heads), _decoder_config(found, decoder_heads)
-        params, decoder = _read(source.path, found)
+        found = _recognised(source) if record is None else _find(source, record, published, arch, container)
+        record = found.family
+        fitting = _fitting(found) if published is None else {arch: published}
+        heads = _heads(found, fitting, num_heads)
+        decoder = _decoder_config(found.decoder, fitting, decoder_heads)
+        _check_huggingface(source, found, heads, decoder)
+        if name is None:
+            name = f"{record.name}_{arch}" if arch else output.resolve().name
+            _check_name(name)
+        bad: list[str] = []
         spec = BackboneSpec(
             name=name,
-            family=family,
+            family=record.name,
             objective=record.objective,
-            config=config,
-            preprocess=record.preprocess,
-            decoder=decoder_config,
+            config=_encoder_config(found, heads),
+            preprocess=_preprocess(record, fitting),
+            decoder=decoder,
             source=input.resolve().name,
             sha256=source.sha256(),
         )
-    spec = save_backbone(output, spec, params, decoder)
+        trees = [_tree(found, leaves, bad) for leaves in (found.encoder_leaves(), found.decoder_leaves())]
+        spec = save_backbone(output, spec, *trees, check=lambda: _refuse_bad(source.path, bad))
 
     c = spec.config
     log(
-        f"wrote {output}: {name}, {c.depth} blocks of width {c.width}, {c.num_heads} heads, patches of {c.patch_size} px"
+        f"wrote {output}: {name}, {record.name}, {c.depth} blocks of width {c.width}, {c.num_heads} heads, patches of "
+        f"{c.patch_size} px"
     )
     if spec.decoder:
         log(f"decoder: {spec.decoder.depth} blocks of width {spec.decoder.width}, {spec.decoder.num_heads} heads")
-    groups = Counter(key.split(".")[0] for key in found.dropped)
-    dropped = ", ".join(f"{group} ({count} tensors)" for group, count in groups.items())
-    log(f"dropped: {dropped or 'nothing'}; not read: {', '.join(found.unread) or 'nothing'}")
+    log(f"dropped: {_dropped(found) or 'nothing'}; not read: {', '.join(found.unread) or 'nothing'}")
     return spec
 
 
-def _look_up(flag: str, value: str, table: Mapping[str, Any]) -> Any:
+def _look_up(flag: str, value: str, table: Mapping[str, Any], *more: str) -> Any:
     if value not in table:
-        raise InputError(f"{flag}: {value!r} is none of {', '.join(table)}")
+        raise InputError(f"{flag}: {value!r} is none of {', '.join((*more, *table))}")
     return table[value]
 
 
-def _heads(flag: str, given: int | None, published: int | None, arch: str | None) -> int | None:
+def _contradicts(flag: str, given: int | None, published: int | None, source: str) -> None:
     if None not in (given, published) and given != published:
-        raise InputError(f"{flag}={given} contradicts --arch={arch}, which has {published}; leave one of them out")
-    return published if given is None else given
+        raise InputError(f"{flag}={given} contradicts {source}, which has {published}; leave one of them out")
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise InputError(f"--name: {name!r} is no name for a backbone; use letters, digits, '_', '.', '+' and '-'")
 
 
 def _check_output(output: Path) -> None:
@@ -115,19 +130,47 @@ def _check_output(output: Path) -> None:
         raise InputError(f"--output: {output} cannot be used ({error}); name another folder") from error
 
 
-def _find(source: Source, family: Family, arch: Arch | None, arch_name: str | None) -> Match:
+def _recognised(source: Source) -> Match:
+    """The one family whose checkpoint a file is."""
+    found = recognise(source)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(match.family.name for match in found)
+        raise InputError(
+            f"{source.path}: its keys are those of {names} alike, which cannot tell; give --family, as its page says"
+        )
+    nearest = [(m.problems, m.family.name) for f in FAMILIES.values() if (m := match(source.contents, f)) is not None]
+    if not nearest:
+        raise InputError(
+            f"{source.path}: no weights of any family in it ({_holds(source)}); see --list for what is read"
+        )
+    problems, family = min(nearest, key=lambda entry: sum(problem.count(",") + 1 for problem in entry[0]))
+    why = "; ".join(problems) or "it lacks what tells the family from others"
+    raise InputError(f"{source.path}: of no known family; nearest to {family}, but {why}; give the official file")
+
+
+def _holds(source: Source) -> str:
+    keys = list(source.contents)
+    return f"it holds {', '.join(map(str, keys[:5])) or 'nothing'}{', ...' * (len(keys) > 5)}"
+
+
+def _find(source: Source, family: Family, arch: Arch | None, arch_name: str | None, container: str | None) -> Match:
     """The weights of the family in a checkpoint that holds all of them and nothing else, in the sizes of `arch`."""
-    found = match(source.contents, family)
-    if found is None or found.problems:
-        others = [name for name, other in FAMILIES.items() if other is not family and _is_whole(source, other)]
-        if others:
+    if container is not None and container not in family.containers:
+        named = [place for place in family.containers if place]
+        raise InputError(f"--container: {container!r} is none of {', '.join(named) or 'those of ' + family.name}")
+    found = match(source.contents, family, container)
+    if found is None or found.problems or not (found.fits_positions() and found.layout.marked(iter(found.tensors))):
+        others = [other.family.name for other in recognise(source)]
+        if others and family.name not in others:
             raise InputError(
-                f"{source.path}: a checkpoint of {others[0]}, not of {family.name}; give --family={others[0]}"
+                f"{source.path}: a checkpoint of {' or '.join(others)}, not of {family.name}; give --family={others[0]}"
             )
     if found is None:
-        holds = ", ".join(map(str, list(source.contents)[:5])) or "nothing"
+        where = f" under {container!r}" if container else ""
         raise InputError(
-            f"{source.path}: no weights of {family.name} in it (it holds {holds}{', ...' * (len(source.contents) > 5)}); "
+            f"{source.path}: no weights of {family.name} in it{where} ({_holds(source)}); "
             "give an official checkpoint of the family"
         )
     problems = list(found.problems)
@@ -135,36 +178,67 @@ def _find(source: Source, family: Family, arch: Arch | None, arch_name: str | No
         problems = _other_sizes(found, arch) + problems
     if problems:
         wanted = family.name if arch_name is None else f"{family.name} {arch_name}"
-        fitting = [
-            name for name, other in family.archs.items() if not found.problems and not _other_sizes(found, other)
-        ]
+        fitting = [] if found.problems else list(_fitting(found))
         mend = f"give --arch={fitting[0]}" if fitting else "give the official file, downloaded whole"
         raise InputError(f"{source.path}: not a {wanted} checkpoint: {'; '.join(problems)}; {mend}")
     return found
 
 
-def _is_whole(source: Source, family: Family) -> bool:
-    found = match(source.contents, family)
-    return found is not None and not found.problems
-
-
 def _other_sizes(found: Match, arch: Arch) -> list[str]:
-    """In words, the sizes in which a file differs from a published one."""
+    """In words, what tells a file from a published one: sizes, and keys that only one of that size has."""
     sizes = found.encoder
-    return [
+    different = [
         f"{field} {getattr(sizes, field)} instead of {getattr(arch, field)}"
         for field in ("width", "depth", "patch_size")
         if getattr(sizes, field) not in (None, getattr(arch, field))
     ]
+    marks = {mark for other in found.family.archs.values() for mark in other.marks}
+    present = {mark for mark in marks if any(re.fullmatch(mark, key) for key in found.tensors)}
+    different += [f"without {_plain(mark)}" for mark in sorted(set(arch.marks) - present)]
+    return different + [f"with {_plain(mark)}" for mark in sorted(present - set(arch.marks))]
 
 
-def _check_huggingface(source: Source, family: Family, num_heads: int, decoder_heads: int | None) -> None:
+def _plain(mark: str) -> str:
+    return mark.split("\\")[0]
+
+
+def _fitting(found: Match) -> dict[str, Arch]:
+    """The published archs whose checkpoint a file may be."""
+    return {name: arch for name, arch in found.family.archs.items() if not _other_sizes(found, arch)}
+
+
+def _heads(found: Match, fitting: Mapping[str, Arch], given: int | None) -> int:
+    told = found.encoder.num_heads
+    _contradicts("--num_heads", given, told, "the file")
+    heads = {arch.num_heads for arch in fitting.values()}
+    for published in heads:
+        if told is not None and published != told:
+            raise InputError(
+                f"--arch: {', '.join(fitting)} has {published} heads, the file {told}; give --num_heads={told}"
+            )
+    if given or told:
+        return given or told
+    if len(heads) != 1:
+        raise InputError(f"--arch: give one of {', '.join(found.family.archs)}, or --num_heads for another size")
+    return heads.pop()
+
+
+def _decoder_config(sizes: Sizes | None, fitting: Mapping[str, Arch], given: int | None) -> DecoderConfig | None:
+    if sizes is None:
+        return None
+    heads = {given} if given else {arch.decoder_heads for arch in fitting.values()} - {None}
+    if len(heads) != 1:
+        raise InputError("--decoder_heads: the file holds a decoder; give its head count")
+    return DecoderConfig(width=sizes.width, depth=sizes.depth, num_heads=heads.pop(), mlp_dim=sizes.mlp_dim)
+
+
+def _check_huggingface(source: Source, found: Match, num_heads: int, decoder: DecoderConfig | None) -> None:
     """What a `config.json` says and the tensors cannot: it must not contradict the family and the head counts."""
     wanted = {
-        "model_type": family.huggingface,
+        "model_type": found.layout.rules.model_types or tuple(_model_types(found.family)),
         "hidden_act": ("gelu",),
         "num_attention_heads": (num_heads,),
-        **({} if decoder_heads is None else {"decoder_num_attention_heads": (decoder_heads,)}),
+        **({} if decoder is None else {"decoder_num_attention_heads": (decoder.num_heads,)}),
     }
     for field, values in wanted.items():
         if field in source.config and source.config[field] not in values:
@@ -174,50 +248,82 @@ def _check_huggingface(source: Source, family: Family, num_heads: int, decoder_h
             )
 
 
-def _encoder_config(found: Match, family: Family, num_heads: int) -> ViTConfig:
+def _model_types(family: Family) -> set[str]:
+    return {kind for rules in family.layouts for kind in rules.model_types}
+
+
+def _encoder_config(found: Match, num_heads: int) -> ViTConfig:
     sizes = found.encoder
-    side = math.isqrt(sizes.tokens - 1)
-    return ViTConfig(
+    return sized(
+        found.architecture,
         patch_size=sizes.patch_size,
         width=sizes.width,
         depth=sizes.depth,
         num_heads=num_heads,
         mlp_dim=sizes.mlp_dim,
-        grid=(side, side),
-        resample=family.resample,
+        grid=found.grid,
     )
 
 
-def _decoder_config(found: Match, num_heads: int | None) -> DecoderConfig | None:
-    sizes = found.decoder
-    if sizes is None:
-        return None
-    if num_heads is None:
-        raise InputError("--decoder_heads: the file holds a decoder; give its head count")
-    return DecoderConfig(width=sizes.width, depth=sizes.depth, num_heads=num_heads, mlp_dim=sizes.mlp_dim)
+def _preprocess(family: Family, fitting: Mapping[str, Arch]) -> Preprocess:
+    special = {arch.preprocess for arch in fitting.values()} - {None}
+    return special.pop() if len(special) == 1 else family.preprocess
 
 
-def _read(path: Path, found: Match) -> tuple[Params, Params]:
-    """The parameter trees of the encoder and the decoder, in float32; the latter is empty without a decoder."""
-    bad: list[str] = []
+def _tree(found: Match, leaves: Iterable[Leaf], bad: list[str]) -> dict:
+    """The parameters of an encoder or a decoder, each read when asked for; keys that are not finite go to `bad`."""
 
-    def tree(leaves: Iterable[Leaf]) -> Params:
-        flat = {}
-        for leaf in leaves:
-            keys = found.layout.keys(leaf)
-            with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, and is refused below.
-                parts = [found.tensors[key].read().astype(np.float32) for key in keys]
-            bad.extend(key for key, part in zip(keys, parts, strict=True) if not np.isfinite(part).all())
-            flat[leaf.path] = _flax_order(np.concatenate(parts) if len(parts) > 1 else parts[0])
-        return unflatten_dict(flat)
+    def streamed(leaf: Leaf) -> StreamedArray:
+        parts = found.layout.parts(leaf)
+        shapes = [found.tensors[part.key].shape for part in parts if part.key is not None]
+        rows = sum(shape[0] for shape in shapes) * len(parts) // len(shapes)
+        axes = _flax_axes(leaf, len(shapes[0]))
+        shape = tuple((rows, *shapes[0][1:])[axis] for axis in axes)
+        return StreamedArray(leaf.path, shape, np.dtype(np.float32), lambda: _read(found, parts, axes, bad))
 
-    params, decoder = tree(found.encoder_leaves()), tree(found.decoder_leaves())
+    return unflatten_dict({leaf.path: streamed(leaf) for leaf in leaves})
+
+
+def _read(found: Match, parts: tuple[Part, ...], axes: tuple[int, ...], bad: list[str]) -> np.ndarray:
+    values = []
+    with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, and is refused.
+        for part in parts:
+            if part.key is None:
+                values.append(None)
+                continue
+            value = found.tensors[part.key].read().astype(np.float32)
+            if part.mask is not None:
+                mask = found.tensors[part.mask].read().astype(np.float32)
+                value = np.where(mask == 0, np.float32(0), value * mask)
+            if not np.isfinite(value).all():
+                bad.append(part.key)
+            values.append(value)
+    some = next(value for value in values if value is not None)
+    values = [np.zeros_like(some) if value is None else value for value in values]
+    whole = np.concatenate(values) if len(values) > 1 else values[0]
+    return np.ascontiguousarray(whole.transpose(axes))
+
+
+def _flax_axes(leaf: Leaf, rank: int) -> tuple[int, ...]:
+    """A linear map [out, in] becomes [in, out], a convolution [out, in, h, w] becomes [h, w, in, out]."""
+    as_it_is = tuple(range(rank))
+    return {2: (1, 0), 4: (2, 3, 1, 0)}.get(rank, as_it_is) if leaf.parameter == "weight" else as_it_is
+
+
+def _refuse_bad(path: Path, bad: list[str]) -> None:
     if bad:
         raise InputError(f"{path}: not finite in float32: {', '.join(bad)}; give the official file")
-    return params, decoder
 
 
-def _flax_order(weight: np.ndarray) -> np.ndarray:
-    """A linear map [out, in] becomes [in, out], a convolution [out, in, h, w] becomes [h, w, in, out]."""
-    axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(weight.ndim)
-    return weight if axes is None else np.ascontiguousarray(weight.transpose(axes))
+def _dropped(found: Match) -> str:
+    """Keys that were left out, by their first part where nothing else begins so, else by all but their numbers."""
+    prefix = found.layout.prefix
+    kept = {key.removeprefix(prefix).split(".")[0] for key in found.tensors.keys() - set(found.dropped)}
+
+    def group(key: str) -> str:
+        name = key.removeprefix(prefix).removeprefix("module.")
+        first = name.split(".")[0]
+        return re.sub(r"(?<=\.)\d+(?=\.)", "*", name) if first in kept else first
+
+    groups = Counter(map(group, found.dropped))
+    return ", ".join(f"{name} ({count} tensor{'s' * (count > 1)})" for name, count in groups.items())

@@ -1,4 +1,4 @@
-"""Finds a family's weights in an open checkpoint and compares them, key by key, with what the architecture needs."""
+"""Finds a family's weights in an open checkpoint and compares them, key by key, with what its architecture needs."""
 
 import dataclasses
 import math
@@ -8,10 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
-from checkpoints_convert.layouts import Layout, Leaf, Shape, Sizes, decoder_leaves, encoder_leaves, layouts
+from checkpoints_convert.layouts import Layout, layouts
 from checkpoints_convert.lazy import LazyTensor
-from vitprobe_jax.backbones.families import Family
+from checkpoints_convert.leaves import Leaf, Shape, Sizes, decoder_leaves, encoder_leaves
+from checkpoints_convert.sources import Source
+from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.families import FAMILIES, Family
 
 # Above this, block numbers are folded into ranges, so that a list stays complete and readable.
 _VERBATIM = 20
@@ -22,7 +26,10 @@ class Match:
     """What a checkpoint holds of a family.
 
     Attributes:
+        family: the record.
+        container: key under which the weights stand; None for the top level.
         layout: how its keys are called.
+        architecture: of those of the family, the one that fits best.
         tensors: the weights by the file's keys.
         encoder: the encoder's sizes.
         decoder: the decoder's, where the file has one.
@@ -31,96 +38,167 @@ class Match:
         problems: what is missing, extra and mis-shaped, in words; empty for a whole checkpoint.
     """
 
+    family: Family
+    container: str | None
     layout: Layout
+    architecture: Architecture
     tensors: Mapping[str, LazyTensor]
     encoder: Sizes
     decoder: Sizes | None
-    dropped: tuple[str, ...]
-    unread: tuple[str, ...]
-    problems: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     def encoder_leaves(self) -> Iterable[Leaf]:
-        return encoder_leaves(self.encoder)
+        return encoder_leaves(self.encoder, self.architecture)
 
     def decoder_leaves(self) -> Iterable[Leaf]:
         return () if self.decoder is None else decoder_leaves(self.decoder, encoder_width=self.encoder.width)
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The native patch grid, from the position embedding or the relative tables, else from the training images."""
+        side = _side(self.encoder, self.architecture)
+        side = self.family.image_size // self.encoder.patch_size if side is None else int(side)
+        return side, side
 
-def match(contents: Mapping[Any, Any], family: Family) -> Match | None:
-    """Compares a checkpoint with a family; None where it holds no block of a ViT under the family's names."""
-    tensors, unread = _weights(contents, family)
-    layout, known = max(
-        ((layout, {key: layout.parse(key) for key in tensors if layout.parse(key)}) for layout in layouts(family)),
-        key=lambda candidate: len(candidate[1]),
-    )
-    shapes = {key: tensors[key].shape for key in known}
-    encoder = _sizes("blocks", known, shapes, None)
+    def fits_positions(self) -> bool:
+        """Whether the position embedding is of the family's kind: fixed ones hold zeros for [CLS], no learned one does."""
+        a = self.architecture
+        if a.positions != "learned" or not a.class_token or self.family.fixed_positions is None:
+            return True
+        (part,) = self.layout.parts(Leaf("pos_embed", ()))
+        return self.family.fixed_positions != bool(np.any(self.tensors[part.key].read()[0, 0]))
+
+
+def match(contents: Mapping[Any, Any], family: Family, container: str | None = None) -> Match | None:
+    """Compares a checkpoint with a family; None where it holds no block of a ViT under the family's names.
+
+    Args:
+        contents: top level of the file.
+        family: the record.
+        container: where to look, of the family's containers; in all of them, and at the top level, unless given.
+    """
+    place, tensors, unread = _weights(contents, family, container)
+    known: dict[str, tuple[str, int | None]] = {}
+    for candidate in layouts(family):
+        found = {key: module for key in tensors if (module := candidate.module(key))}
+        if len(found) > len(known):
+            layout, known = candidate, found
+    if not known:
+        return None
+    encoder = _sizes("blocks.{}", known, tensors)
     if encoder is None:
         return None
     decoder = None
-    if any(module.startswith(("decoder_", "mask_token")) for module, _ in known.values()):
-        decoder = _sizes("decoder_blocks", known, shapes, encoder)
-    found = Match(layout, tensors, encoder, decoder, (), unread, ())
+    if any(name.startswith("decoder.") for name, _ in known.values()):
+        decoder = _sizes("decoder.blocks.{}", known, tensors, encoder)
+    fits = [
+        _compared(Match(family, place, layout, architecture, tensors, encoder, decoder, unread=unread))
+        for architecture in family.architectures
+    ]
+    return min(fits, key=lambda found: sum(problem.count(",") + 1 for problem in found.problems))
+
+
+def recognise(source: Source) -> list[Match]:
+    """The families whose checkpoint a file is, whole, by its keys; more than one where they call all tensors alike.
+
+    What decides beside names and shapes: the container, the model type of a Hugging Face folder, keys that only one family
+    has, and whether positions are fixed or learned. Where the official container of one family is found, families that
+    use another are left out.
+    """
+    found = []
+    for family in FAMILIES.values():
+        candidate = match(source.contents, family)
+        if candidate is None or candidate.problems:
+            continue
+        types = candidate.layout.rules.model_types
+        if source.config and types and source.config.get("model_type") not in types:
+            continue
+        if candidate.layout.marked(iter(candidate.tensors)) and candidate.fits_positions():
+            found.append(candidate)
+    official = [m for m in found if m.layout.rules.model_types or m.container in m.family.containers]
+    return official or found
+
+
+def _compared(found: Match) -> Match:
     expected = _expected(found)
-    rest = [key for key in tensors if key not in expected]
-    dropped = tuple(key for key in rest if re.fullmatch(layout.drop, key))
+    rest = [key for key in found.tensors if key not in expected]
+    dropped = tuple(key for key in rest if found.layout.drops(key))
     extra = [key for key in rest if key not in dropped]
     return dataclasses.replace(found, dropped=dropped, problems=tuple(_problems(found, expected, extra)))
 
 
-def _weights(contents: Mapping[Any, Any], family: Family) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
-    """The tensors of the first container that has some, or of the top level; and the names of what stays unread."""
-    for container in (*family.containers, None):
-        inner = contents if container is None else contents.get(container)
+def _weights(
+    contents: Mapping[Any, Any], family: Family, container: str | None
+) -> tuple[str | None, dict[str, LazyTensor], tuple[str, ...]]:
+    """Where the weights are, the tensors there, and the names of what stays unread.
+
+    That is the first container of the family that has some; last comes the top level.
+    """
+    for place in (container,) if container else (*family.containers, None):
+        inner = contents if place is None else contents.get(place)
         if isinstance(inner, Mapping):
             tensors = {
                 key: value for key, value in inner.items() if isinstance(key, str) and isinstance(value, LazyTensor)
             }
             if tensors:
-                unread = [key for key in contents if key != container and key not in tensors]
-                return tensors, tuple(map(str, unread))
-    return {}, ()
+                unread = [key for key in contents if key != place and key not in tensors]
+                return place, tensors, tuple(map(str, unread))
+    return None, {}, ()
 
 
 def _sizes(
     blocks: str,
     known: Mapping[str, tuple[str, int | None]],
-    shapes: Mapping[str, Shape],
-    encoder: Sizes | None,
+    tensors: Mapping[str, LazyTensor],
+    encoder: Sizes | None = None,
 ) -> Sizes | None:
     """Sizes by majority, so that one mis-shaped tensor does not make all others look wrong; None without any block."""
 
-    def first_axis(*parts: str) -> int | None:
-        modules = {f"{blocks}.{{}}.{part}" for part in parts}
-        sizes = Counter(shapes[key][0] for key, (module, _) in known.items() if module in modules and shapes[key])
+    def axis(names: tuple[str, ...], index: int, *, rank: int | None = None) -> int | None:
+        sizes = Counter(
+            tensors[key].shape[index]
+            for key, (name, _) in known.items()
+            if name in names and len(tensors[key].shape) > index and rank in (None, len(tensors[key].shape))
+        )
         return sizes.most_common(1)[0][0] if sizes else None
 
-    def axis(module: str, rank: int, index: int) -> int | None:
-        shape = next(
-            (shapes[key] for key, (name, _) in known.items() if name == module and len(shapes[key]) == rank), None
-        )
-        return None if shape is None else shape[index]
-
-    width = first_axis("norm1", "norm2")
+    width = axis((f"{blocks}.norm1", f"{blocks}.norm2"), 0)
     if width is None:
         return None
+    tables = ("rel_pos_bias", f"{blocks}.attn.rel_pos_bias")
+    head_dim = axis((f"{blocks}.attn.rope_frequencies",), 1, rank=2)
+    # Of SwiGLU the map back tells: in some files gate and value stand apart.
+    hidden = axis((f"{blocks}.mlp.w3",), 1, rank=2)
     return Sizes(
         width=width,
-        depth=1 + max(block for module, block in known.values() if module.startswith(f"{blocks}.")),
-        mlp_dim=first_axis("mlp.fc1"),
-        patch_size=encoder.patch_size if encoder else axis("patch_embed.proj", 4, 3),
-        tokens=encoder.tokens if encoder else axis("pos_embed", 3, 1),
+        depth=1 + max(block for name, block in known.values() if name.startswith(f"{blocks}.") and block is not None),
+        mlp_dim=hidden or axis((f"{blocks}.mlp.fc1",), 0),
+        patch_size=encoder.patch_size if encoder else axis(("patch_embed",), 3, rank=4),
+        tokens=encoder.tokens if encoder else axis(("pos_embed",), 1, rank=3),
+        offsets=axis(tables, 0, rank=2),
+        num_heads=width // head_dim if head_dim else axis(tables, 1, rank=2),
     )
+
+
+def _side(sizes: Sizes, architecture: Architecture) -> float | None:
+    """The side of the native grid that stored positions tell, whole where they are square; None where none are stored."""
+    if architecture.positions == "learned" and sizes.tokens is not None:
+        return math.sqrt(max(sizes.tokens - architecture.num_prefix_positions, 0.25))
+    if architecture.relative_bias != "none" and sizes.offsets is not None:
+        return (math.sqrt(max(sizes.offsets - 3, 0)) + 1) / 2
+    return None
 
 
 def _expected(found: Match) -> dict[str, Shape]:
     """By the file's keys, the shape of every tensor that the sizes call for."""
     expected = {}
     for leaf in (*found.encoder_leaves(), *found.decoder_leaves()):
-        keys = found.layout.keys(leaf)
-        for key in keys:
-            size = leaf.shape[0]
-            expected[key] = (size if len(keys) == 1 else size // len(keys), *leaf.shape[1:])
+        parts, size = found.layout.parts(leaf), leaf.shape[0]
+        shape = (size if size is None else size // len(parts), *leaf.shape[1:])
+        for part in parts:
+            expected |= {key: shape for key in (part.key, part.mask) if key is not None}
     return expected
 
 
@@ -133,9 +211,13 @@ def _problems(found: Match, expected: Mapping[str, Shape], extra: list[str]) -> 
             wrong.append(f"{key} {_text(tensor.shape)} instead of {_text(expected[key])}")
         elif not jnp.issubdtype(tensor.dtype, jnp.floating):
             wrong.append(f"{key} of {tensor.dtype} instead of floating point")
-    tokens = found.encoder.tokens
-    if tokens is not None and (tokens < 2 or math.isqrt(tokens - 1) ** 2 != tokens - 1):
-        wrong.append(f"the position embedding with {tokens} rows instead of 1 + a square")
+    side = _side(found.encoder, found.architecture)
+    if side is not None and (side < 1 or side != int(side)):
+        if found.architecture.positions == "learned":
+            before = found.architecture.num_prefix_positions
+            wrong.append(f"the position embedding with {found.encoder.tokens} rows instead of {before} + a square")
+        else:
+            wrong.append(f"the relative table with {found.encoder.offsets} rows instead of 3 + an odd square")
     for word, entries in (("missing", missing), ("extra", extra), ("mis-shaped", sorted(wrong))):
         if entries:
             yield f"{word}: {', '.join(_fold(entries))}"
@@ -157,7 +239,7 @@ def _fold(entries: list[str]) -> list[str]:
         return entries
     folded: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
-        number = re.search(r"(?<=\.)\d+(?=\.)", entry)
+        number = re.search(r"(?<=[._])\d+(?=\.)", entry)
         start, end = number.span() if number else (len(entry), len(entry))
         folded.setdefault((entry[:start], entry[end:]), []).append(entry[start:end])
     return [

@@ -16,7 +16,7 @@ from checkpoints_convert.lazy import LazyTensor
 from checkpoints_convert.torch_file import open_torch_file
 from vitprobe_jax.errors import InputError
 
-_TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+_TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".pyth", ".bin")
 # In the order in which transformers looks for them.
 _FOLDER_FILES = (
     "model.safetensors",

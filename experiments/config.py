@@ -13,6 +13,7 @@ from etils import epath
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.probes.hyperplane import DEFAULT_MEMORY_MB, HyperplaneConfig, Optimizer
 from vitprobe_jax.types import (
+    ALL_TOKENS,
     FEATURE_NORMS,
     PATCH_LABELS,
     RULES,
@@ -192,7 +193,11 @@ def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define_launch_flags(values)
     define = _Definer(values)
     define.list("backbones", [], "Converted backbone folders or bundled names.")
-    define.list("tokens", list(TOKENS), f"Tokens to probe, of {','.join(TOKENS)}.")
+    define.list(
+        "tokens",
+        list(TOKENS),
+        f"Tokens to probe, of {','.join(ALL_TOKENS)}; the rotated ones are q and k after RoPE, where a model has it.",
+    )
     define.string("layers", "last", "Blocks to probe: last, all, or numbers from 0 on, as 0,5,11.")
     define.string("image_size", "", "Side in pixels, as 224, or HEIGHTxWIDTH; default: each backbone's own.")
     define.integer("batch_size", 32, "Images a forward pass; rounded down to a power of two.")
@@ -276,7 +281,7 @@ def run_values(values: flags.FlagValues) -> dict:
     """The fields of `RunConfig` from parsed flags."""
     return launch_values(values) | {
         "backbones": tuple(values.backbones),
-        "tokens": _choices("tokens", values.tokens, TOKENS),
+        "tokens": _choices("tokens", values.tokens, ALL_TOKENS),
         "layers": _layers(values.layers),
         "image_size": _image_size(values.image_size),
         "batch_size": values.batch_size,

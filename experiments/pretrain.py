@@ -27,9 +27,9 @@ from experiments.progress import progress
 from experiments.results_folder import enter_folder, package_versions
 from vitprobe_jax import cli
 from vitprobe_jax.atomic import is_remote
-from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, Preprocess, ViTConfig
+from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, Preprocess, ViTConfig, sized
 from vitprobe_jax.backbones.families import FAMILIES
-from vitprobe_jax.backbones.loading import save_backbone
+from vitprobe_jax.backbones.saving import save_backbone, streamed
 from vitprobe_jax.data import open_dataset
 from vitprobe_jax.data.dataset import Dataset, ImageSubset
 from vitprobe_jax.data.pipeline import image_batches
@@ -93,14 +93,14 @@ class PretrainConfig(LaunchConfig):
     def vit(self) -> ViTConfig:
         """The architecture."""
         side = self.image_size // self.patch_size
-        return ViTConfig(
+        return sized(
+            FAMILIES[self.objective].architectures[0],
             patch_size=self.patch_size,
             width=self.width,
             depth=self.depth,
             num_heads=self.num_heads or _HEADS[self.objective],
             mlp_dim=4 * self.width,
             grid=(side, side),
-            resample=FAMILIES[self.objective].resample,
         )
 
     @property
@@ -255,7 +255,7 @@ def _finish(
     )
     decoder = jax.tree.map(np.asarray, state.params["decoder"]) if spec.decoder else {}
     extra = {"recipe.json": json.dumps(recipe, indent=1) + "\n", "curve.csv": _csv(curve)}
-    save_backbone(folder, spec, encoder, decoder, extra)
+    save_backbone(folder, spec, streamed(encoder), streamed(decoder), extra=extra)
     return folder
 
 

@@ -13,10 +13,11 @@ Axis letters, in jaxtyping signatures and as suffixes in dense maths:
 import dataclasses
 from typing import Literal, get_args
 
-Token = Literal["q", "k", "v", "x1", "xn", "x2"]
-"""A token that can be probed. `x2` is the final norm applied to the block's output."""
+Token = Literal["q", "k", "v", "x1", "xn", "x2", "q_rotated", "k_rotated"]
+"""A token that can be probed. `x2` is the final norm applied to the block's output; `q_rotated` and `k_rotated` are queries
+and keys after RoPE, which equal `q` and `k` in models without it."""
 
-Intermediate = Literal["q", "k", "v", "x1", "xn", "x2_raw", "x2", "attn"]
+Intermediate = Literal["q", "k", "v", "x1", "xn", "x2_raw", "x2", "attn", "q_rotated", "k_rotated"]
 """All that can be taken from a block: the tokens, the un-normalised output and the attention maps."""
 
 Task = Literal["segmentation", "classification"]
@@ -30,7 +31,9 @@ Split = Literal["train", "val"]
 FeatureNorm = Literal["none", "center", "standardize", "l2"]
 PatchLabel = Literal["majority", "nearest"]
 
-TOKENS: tuple[Token, ...] = get_args(Token)
+TOKENS: tuple[Token, ...] = ("q", "k", "v", "x1", "xn", "x2")
+"""The six tokens of the study, which every model has."""
+ALL_TOKENS: tuple[Token, ...] = get_args(Token)
 INTERMEDIATES: tuple[Intermediate, ...] = get_args(Intermediate)
 TASKS: tuple[Task, ...] = get_args(Task)
 RULES: tuple[Rule, ...] = get_args(Rule)

@@ -1,6 +1,6 @@
 """Any intermediate of any block, through Flax's `capture_intermediates` and `sow`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,7 @@ def capture(
     wanted: Sequence[tuple[int, str]],
     *,
     dtype: Any = jnp.float32,
+    gsd: Float[Array, " B"] | None = None,
 ) -> dict[tuple[int, Intermediate], Float[Array, "B ..."]]:
     """The wanted intermediates, keyed by (block, name).
 
@@ -55,10 +56,14 @@ def capture(
         images: normalised images; height and width are multiples of the patch size.
         wanted: (block, name) pairs; names as in `types.Intermediate`.
         dtype: of the computation and of what is returned (`attn` is float32 always).
+        gsd: metres a pixel of each image, for models whose positions know it; `config.gsd` unless given.
 
     Returns:
-        Tokens [B, T, D]: `q`, `k`, `v` are before scaling, heads concatenated; `x2` is the final norm of `x2_raw`, at
-        inner blocks too. Attention maps `attn` are [B, H, T, T], each row a distribution.
+        Tokens [B, T, D], [CLS] and registers first: `q`, `k`, `v` are what the projection gives, its bias included, before
+        any rotation and before scaling, heads concatenated. `q_rotated` and `k_rotated` are what RoPE makes of them, the
+        inputs of the dot product; without RoPE they are `q` and `k`. `x2` is the final norm of `x2_raw`, at inner blocks
+        too. Attention maps `attn` are [B, H, T, T], each row a distribution: the softmax of scaled products of
+        `q_rotated` and `k_rotated`, plus the relative bias where the model has one.
 
     Raises:
         InputError: a block or a name that does not exist.
@@ -68,10 +73,14 @@ def capture(
         raise InputError(f"no intermediate {', '.join(sorted(unknown))}; there are {', '.join(INTERMEDIATES)}")
     check_layers([layer for layer, _ in wanted], config)
     model = ViT(config, dtype=dtype, keep_maps=any(name == "attn" for _, name in wanted))
-    _, state = model.apply({"params": params}, images, capture_intermediates=_is_kept, mutable=["intermediates"])
+    _, state = model.apply({"params": params}, images, gsd, capture_intermediates=_is_kept, mutable=["intermediates"])
 
     def take(layer: int, name: Intermediate) -> Float[Array, "B ..."]:
         block = state["intermediates"][f"blocks_{layer}"]
+        if name in ("q_rotated", "k_rotated"):
+            if config.rope != "none":
+                return block["attn"][name][0]
+            name = name[0]
         if name in ("q", "k", "v"):
             return jnp.split(block["attn"]["qkv"]["__call__"][0], 3, axis=-1)["qkv".index(name)]
         if name == "attn":
@@ -94,6 +103,7 @@ def capture_pixels(
     wanted: Sequence[tuple[int, str]],
     *,
     dtype: Any = jnp.float32,
+    gsd: Float[Array, " B"] | None = None,
 ) -> dict[tuple[int, Intermediate], Float[Array, "B ..."]]:
     """`capture` of RGB images in 0..255, a few at a time where that is faster (`IMAGES_AT_ONCE`).
 
@@ -104,21 +114,59 @@ def capture_pixels(
         images: pixels.
         wanted: as in `capture`.
         dtype: as in `capture`.
+        gsd: as in `capture`.
     """
 
     def run(part):
-        return capture(config, params, normalize(part, preprocess), wanted, dtype=dtype)
+        pixels, gsd = part
+        return capture(config, params, normalize(pixels, preprocess), wanted, dtype=dtype, gsd=gsd)
 
+    return _in_turns(run, (images, gsd))
+
+
+def global_representation(
+    config: ViTConfig,
+    preprocess: Preprocess,
+    params: Mapping,
+    images: UInt8[Array, "B height width 3"],
+    *,
+    dtype: Any = jnp.float32,
+    gsd: Float[Array, " B"] | None = None,
+) -> Float[Array, "B D"]:
+    """What the family takes for the whole image, by `config.pool` (see `ViT.pool`).
+
+    Args:
+        config: as in `capture`.
+        preprocess: of the family.
+        params: as in `capture`.
+        images: RGB in 0..255.
+        dtype: as in `capture`.
+        gsd: as in `capture`.
+    """
+    model, last = ViT(config, dtype=dtype), (config.depth - 1, "x2_raw")
+    grid = images.shape[1] // config.patch_size, images.shape[2] // config.patch_size
+
+    def run(part):
+        pixels, gsd = part
+        tokens = capture(config, params, normalize(pixels, preprocess), [last], dtype=dtype, gsd=gsd)
+        return model.apply({"params": params}, tokens[last], grid, method=ViT.pool)
+
+    return _in_turns(run, (images, gsd))
+
+
+def _in_turns(run: Callable, batch: tuple) -> Any:
+    """`run` of a batch, a few images at a time where that is faster."""
+    images = len(batch[0])
     at_once = IMAGES_AT_ONCE.get(jax.default_backend())
-    turns = len(images) // at_once if at_once else 0
+    turns = images // at_once if at_once else 0
     if turns < 2:
-        return run(images)
-    in_turns, rest = jnp.split(images, [turns * at_once])
-    tokens = jax.lax.map(run, in_turns.reshape(turns, at_once, *images.shape[1:]))
-    tokens = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tokens)
-    if not len(rest):
-        return tokens
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), tokens, run(rest))
+        return run(batch)
+    first = jax.tree.map(lambda leaf: leaf[: turns * at_once].reshape(turns, at_once, *leaf.shape[1:]), batch)
+    done = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.lax.map(run, first))
+    if images == turns * at_once:
+        return done
+    rest = run(jax.tree.map(lambda leaf: leaf[turns * at_once :], batch))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), done, rest)
 
 
 def _is_kept(module: nn.Module, method: str) -> bool:

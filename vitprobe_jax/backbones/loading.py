@@ -2,13 +2,9 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +12,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
-from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
 from vitprobe_jax.atomic import is_remote, kvstore
-from vitprobe_jax.backbones.capture import capture_pixels
+from vitprobe_jax.backbones.capture import capture_pixels, global_representation
 from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, ViTConfig
 from vitprobe_jax.backbones.mae_decoder import MAEDecoder
+from vitprobe_jax.backbones.saving import params_digest
 from vitprobe_jax.backbones.untrained import UNTRAINED
-from vitprobe_jax.backbones.vit import ViT
+from vitprobe_jax.backbones.vit import param_shapes
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import Intermediate
 
@@ -50,14 +46,30 @@ class Backbone:
         wanted: Sequence[tuple[int, Intermediate]],
         *,
         dtype: str = "float32",
+        gsd: Float[Array | np.ndarray, " B"] | None = None,
     ) -> dict[tuple[int, Intermediate], Float[Array, "B ..."]]:
         """Intermediates of RGB images in 0..255 whose sides are multiples of the patch size; see `capture`."""
-        return _tokens(self.spec, tuple(wanted), dtype, self.params, images)
+        return _tokens(self.spec, tuple(wanted), dtype, self.params, images, gsd)
+
+    def global_representation(
+        self,
+        images: UInt8[Array | np.ndarray, "B height width 3"],
+        *,
+        dtype: str = "float32",
+        gsd: Float[Array | np.ndarray, " B"] | None = None,
+    ) -> Float[Array, "B D"]:
+        """What the family takes for the whole image: [CLS], a mean of patches, or what its paper says; see `ViT.pool`."""
+        return _global(self.spec, dtype, self.params, images, gsd)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _tokens(spec: BackboneSpec, wanted, dtype: str, params, images):
-    return capture_pixels(spec.config, spec.preprocess, params, images, wanted, dtype=jnp.dtype(dtype))
+def _tokens(spec: BackboneSpec, wanted, dtype: str, params, images, gsd):
+    return capture_pixels(spec.config, spec.preprocess, params, images, wanted, dtype=jnp.dtype(dtype), gsd=gsd)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _global(spec: BackboneSpec, dtype: str, params, images, gsd):
+    return global_representation(spec.config, spec.preprocess, params, images, dtype=jnp.dtype(dtype), gsd=gsd)
 
 
 def load_backbone(name: str) -> Backbone:
@@ -80,8 +92,7 @@ def load_backbone(name: str) -> Backbone:
             "convert an official file with `python -m checkpoints_convert`"
         )
     spec = read_spec(folder)
-    size = tuple(side * spec.config.patch_size for side in spec.config.grid)
-    return Backbone(spec, _restore(folder / "params", spec.params_sha256, ViT(spec.config), jnp.zeros((1, *size, 3))))
+    return Backbone(spec, _restore(folder / "params", spec.params_sha256, param_shapes(spec.config)))
 
 
 def load_decoder(folder: epath.PathLike) -> tuple[DecoderConfig, Mapping]:
@@ -96,7 +107,8 @@ def load_decoder(folder: epath.PathLike) -> tuple[DecoderConfig, Mapping]:
     module = make_decoder(spec.config, spec.decoder)
     patches = jnp.zeros((1, module.num_patches), jnp.int32)
     encoded = jnp.zeros((1, 1 + module.num_patches, spec.config.width))
-    return spec.decoder, _restore(epath.Path(folder) / "decoder", spec.decoder_sha256, module, encoded, patches)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), encoded, patches)["params"]
+    return spec.decoder, _restore(epath.Path(folder) / "decoder", spec.decoder_sha256, shapes)
 
 
 def make_decoder(config: ViTConfig, decoder: DecoderConfig) -> MAEDecoder:
@@ -117,68 +129,9 @@ def read_spec(folder: epath.PathLike) -> BackboneSpec:
         raise InputError(f"{path}: not a converted backbone ({error}); convert the official file again") from error
 
 
-def save_backbone(
-    folder: Path, spec: BackboneSpec, params: Mapping, decoder: Mapping, extra: Mapping[str, str] | None = None
-) -> BackboneSpec:
-    """Writes the folder that `load_backbone` reads: `backbone.json`, `params/`, and `decoder/` where there is one.
-
-    It is written beside its place and renamed: the folder is never there in part.
-
-    Args:
-        folder: must not exist, or be empty.
-        spec: its digests are filled in here.
-        params: of the encoder.
-        decoder: of MAE's decoder; empty where there is none.
-        extra: further text files by name.
-
-    Returns:
-        The record as written.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    spec = dataclasses.replace(
-        spec, params_sha256=params_digest(params), decoder_sha256=params_digest(decoder) if decoder else ""
-    )
-    folder = folder.resolve()
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    texts = {"backbone.json": json.dumps(spec.to_json(), indent=2) + "\n"} | dict(extra or {})
-    # In a run of several processes this one writes alone; Orbax would wait for the others.
-    this = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=this, active_processes={this}, barrier_sync_key_prefix="alone"
-    )
-    try:
-        partial.mkdir(parents=True)
-        with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-            for name, tree in {"params": params, "decoder": decoder}.items():
-                if tree:
-                    checkpointer.save(partial / name, tree)
-        for name, text in texts.items():
-            (partial / name).write_text(text)
-        partial.rename(folder)
-    except OSError as error:
-        raise InputError(f"--output: {folder} cannot be written ({error}); name another folder") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return spec
-
-
-def params_digest(params: Mapping) -> str:
-    """SHA-256 over the names and bytes of all parameters: what is loaded is what was converted, to the last bit."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()
-
-
-def _restore(path: epath.Path, digest: str, module: nn.Module, *example: Array) -> Mapping:
-    variables = jax.eval_shape(module.init, jax.random.key(0), *example)
+def _restore(path: epath.Path, digest: str, shapes: Mapping) -> Mapping:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), variables["params"]
-    )
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
     path = path if is_remote(path) else path.resolve()
     try:
         _read_in_turn(path)

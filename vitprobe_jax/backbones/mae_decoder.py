@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from vitprobe_jax.backbones.config import DecoderConfig
-from vitprobe_jax.backbones.vit import Block, LayerNorm
+from vitprobe_jax.backbones.vit import Block, make_norm
 
 
 class MAEDecoder(nn.Module):
@@ -46,6 +46,6 @@ class MAEDecoder(nn.Module):
         patches = jnp.take_along_axis(patches, restore[..., None], axis=1)
         x_BxTxD = jnp.concatenate([x_BxVxD[:, :1], patches], axis=1) + pos_embed
         for i in range(c.depth):
-            x_BxTxD = Block(c.num_heads, c.mlp_dim, c.layer_norm_eps, self.dtype, name=f"blocks_{i}")(x_BxTxD)
-        x_BxTxD = LayerNorm(c.layer_norm_eps, self.dtype, name="norm")(x_BxTxD)
+            x_BxTxD = Block(c, self.dtype, name=f"blocks_{i}")(x_BxTxD)
+        x_BxTxD = make_norm(c, self.dtype, name="norm")(x_BxTxD)
         return nn.Dense(self.patch_pixels, dtype=self.dtype, name="pred")(x_BxTxD)[:, 1:]

@@ -11,9 +11,9 @@ import numpy as np
 from flax.traverse_util import path_aware_map
 from jaxtyping import Array, Float, Key
 
-from vitprobe_jax.backbones.config import BackboneSpec, Preprocess, ViTConfig
+from vitprobe_jax.backbones.config import BackboneSpec, Preprocess, ViTConfig, sized
 from vitprobe_jax.backbones.families import FAMILIES
-from vitprobe_jax.backbones.vit import ViT
+from vitprobe_jax.backbones.vit import param_shapes
 
 OBJECTIVE = "untrained control"
 
@@ -51,8 +51,6 @@ def _init(
     config: ViTConfig, key: Key[Array, ""], *, matrix_init: Callable[..., Array], patch_init: Callable[..., Array]
 ) -> Mapping:
     """Tokens and positions are normal of deviation 0.02; biases zero, but for the patch embedding's."""
-    size = (1, *(side * config.patch_size for side in config.grid), 3)
-    shapes = jax.eval_shape(ViT(config).init, jax.random.key(0), jnp.zeros(size))["params"]
     keys = iter(jax.random.split(key, 1000))
 
     def initialise(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> Array:
@@ -65,7 +63,7 @@ def _init(
             return 0.02 * jax.random.normal(next(keys), leaf.shape)
         return jnp.full(leaf.shape, float(path[-1] == "scale"))
 
-    return path_aware_map(initialise, shapes)
+    return path_aware_map(initialise, param_shapes(config))
 
 
 def _spec(name: str, family: str, num_heads: int) -> BackboneSpec:
@@ -73,7 +71,7 @@ def _spec(name: str, family: str, num_heads: int) -> BackboneSpec:
         name=name,
         family=family,
         objective=OBJECTIVE,
-        config=ViTConfig(num_heads=num_heads, resample=FAMILIES[family].resample, **_SIZES),
+        config=sized(FAMILIES[family].architectures[0], num_heads=num_heads, **_SIZES),
         preprocess=_PREPROCESS,
         source="random initialisation, seed 0",
     )

@@ -31,7 +31,7 @@ from vitprobe_jax.report.tables import (
     most_shots,
     summarise,
 )
-from vitprobe_jax.types import TOKENS
+from vitprobe_jax.types import ALL_TOKENS
 
 LEVEL = 0.05
 """Of claims, after correction."""
@@ -188,7 +188,7 @@ class _Contest:
     Attributes:
         metric: one of `METRICS`.
         cells: all blocks, each rule at its largest number of shots; from the highest mean down, equals in the order of
-            `TOKENS`, then of blocks.
+            `ALL_TOKENS`, then of blocks.
         scores: of the whole table.
     """
 
@@ -199,7 +199,7 @@ class _Contest:
     @classmethod
     def of(cls, rows: Sequence[Summary], scores: ConceptScores, metric: str) -> "_Contest":
         largest = [row for own in _groups(rows, "rule") for row in most_shots(own)]
-        rank = lambda row: (-row.scores[metric].mean, TOKENS.index(row.token), row.layer)  # noqa: E731
+        rank = lambda row: (-row.scores[metric].mean, ALL_TOKENS.index(row.token), row.layer)  # noqa: E731
         return cls(metric, sorted(largest, key=rank), scores)
 
     def tokens(self) -> list[Comparison]:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.metrics.results import METRICS
-from vitprobe_jax.types import EVALUATIONS, RULES, TOKENS, Concept
+from vitprobe_jax.types import ALL_TOKENS, EVALUATIONS, RULES, Concept
 
 _T = TypeVar("_T")
 _CONCEPT = ("concept", "name", "category")
@@ -53,7 +53,7 @@ class CellName:
         backbone: its name.
         objective: its pre-training objective in words.
         layer: block, from 0.
-        token: one of `types.TOKENS`.
+        token: one of `types.ALL_TOKENS`.
         rule: one of `types.RULES`.
         shots: support images asked for; None for hyperplanes.
         evaluation: what was counted, one of `types.EVALUATIONS`.
@@ -124,7 +124,7 @@ class CodedRows:
                 backbones.index(c["backbone"]),
                 c["objective"],
             )
-            order = (TOKENS.index(c["token"]), RULES.index(c["rule"]), EVALUATIONS.index(c["evaluation"]))
+            order = (ALL_TOKENS.index(c["token"]), RULES.index(c["rule"]), EVALUATIONS.index(c["evaluation"]))
             return (*place, c["layer"], *order, c["shots"] or 0)
 
         cell, cells = _codes(table, _CELL, cell_key)

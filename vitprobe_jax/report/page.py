@@ -23,7 +23,7 @@ from vitprobe_jax.report.paper import compare_with_paper
 from vitprobe_jax.report.sweep_comparison import compare_sweeps, differing_settings
 from vitprobe_jax.report.sweeps import Sweep, read_sweeps
 from vitprobe_jax.report.tables import ConceptScores, Summary
-from vitprobe_jax.types import RULES, TOKENS
+from vitprobe_jax.types import ALL_TOKENS, RULES
 
 METRIC_TITLES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1"}
 SECTION_TITLES = {
@@ -140,7 +140,7 @@ def _view(sweep: Sweep, scores: ConceptScores) -> dict:
         "datasets": _distinct(sweep.table, "dataset"),
         "objectives": objectives,
         "controls": [name for name, objective in objectives.items() if objective == UNTRAINED],
-        "tokens": sorted({row.token for row in rows}, key=TOKENS.index),
+        "tokens": sorted({row.token for row in rows}, key=ALL_TOKENS.index),
         "rules": sorted({row.rule for row in rows}, key=RULES.index),
         "shots": sorted({row.shots for row in rows if row.shots}),
         "trials": len(_distinct(sweep.table, "trial")),

@@ -15,12 +15,12 @@ from jaxtyping import Float, UInt16
 
 from vitprobe_jax.report.examples import Example, Examples
 from vitprobe_jax.report.tables import ConceptScores, SkippedConcept
-from vitprobe_jax.types import EVALUATIONS, RULES, TOKENS, Concept
+from vitprobe_jax.types import ALL_TOKENS, EVALUATIONS, RULES, Concept
 
 ABSENT = 2**16 - 1
 """Instead of thousandths where a concept has no template in a cell."""
 
-_IN_ORDER = {"token": TOKENS, "rule": RULES, "evaluation": EVALUATIONS}
+_IN_ORDER = {"token": ALL_TOKENS, "rule": RULES, "evaluation": EVALUATIONS}
 _COLUMNS = ("task", "dataset", "backbone", "layer", "token", "rule", "shots", "evaluation")
 
 

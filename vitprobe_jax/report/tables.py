@@ -16,7 +16,7 @@ from jaxtyping import Float
 from vitprobe_jax.metrics.results import METRICS
 from vitprobe_jax.metrics.statistics import bootstrap_means
 from vitprobe_jax.report.cells import CellName, CodedRows, cell_name, once_per_table
-from vitprobe_jax.types import TOKENS, Concept
+from vitprobe_jax.types import ALL_TOKENS, Concept
 
 METRIC_LABELS = {
     "accuracy": "balanced accuracy",
@@ -189,7 +189,7 @@ def best_tokens(rows: Iterable[Summary], *, metric: str = DECIDING) -> list[Best
 
     Each task, data set and kind of evaluation has its own. At one number of shots, since tokens are to be compared and not
     budgets. Of equals, the first in the order of
-    `TOKENS` leads. A backbone and rule where every concept was skipped has no entry.
+    `ALL_TOKENS` leads. A backbone and rule where every concept was skipped has no entry.
     """
     groups = defaultdict(list)
     for row in rows:
@@ -197,7 +197,7 @@ def best_tokens(rows: Iterable[Summary], *, metric: str = DECIDING) -> list[Best
             groups[row.task, row.dataset, row.evaluation, row.rule, row.backbone].append(row)
     best = []
     for group in groups.values():
-        ranked = sorted(most_shots(group), key=lambda row: (-row.scores[metric].mean, TOKENS.index(row.token)))
+        ranked = sorted(most_shots(group), key=lambda row: (-row.scores[metric].mean, ALL_TOKENS.index(row.token)))
         others = (row for row in ranked if row.token != ranked[0].token)
         best.append(Best(ranked[0], next(others, None)))
     return best

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.report import tables
 from vitprobe_jax.report.tables import Score, Summary
-from vitprobe_jax.types import TASKS, TOKENS, Rule, Task, Token
+from vitprobe_jax.types import ALL_TOKENS, TASKS, Rule, Task, Token
 
 
 def studies(table: pa.Table) -> list[tuple[Task, str]]:
@@ -81,7 +81,7 @@ def choose(
 def tokens_of(rows: Iterable[Summary]) -> list[Token]:
     """The tokens of some rows in their usual order."""
     present = {row.token for row in rows}
-    return [token for token in TOKENS if token in present]
+    return [token for token in ALL_TOKENS if token in present]
 
 
 def backbones_of(rows: Iterable[Summary]) -> list[str]:

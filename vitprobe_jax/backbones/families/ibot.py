@@ -1,0 +1,31 @@
+"""iBOT: self-distillation of [CLS] and of masked patches (Zhou et al., ICLR 2022)."""
+
+from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.families.record import IMAGENET_1K, IMAGENET_22K, Arch, B, Family, KeyRules, L, S
+
+_FILE = "checkpoint_teacher.pth"
+
+IBOT = Family(
+    name="ibot",
+    objective="iBOT (self-distillation with masked patches)",
+    paper="Zhou et al., ICLR 2022",
+    data="ImageNet-1k or 22k",
+    page="https://github.com/bytedance/ibot",
+    licence="Apache-2.0",
+    archs={
+        "vits16": Arch(patch_size=16, file=_FILE, data=IMAGENET_1K, **S),
+        "vitb16": Arch(patch_size=16, file=_FILE, data=IMAGENET_1K, **B),
+        "vitb16_in22k": Arch(patch_size=16, file="checkpoint_student.pth", data=IMAGENET_22K, **B),
+        "vitl16": Arch(patch_size=16, file=_FILE, data=IMAGENET_1K, **L),
+        "vitl16_in22k": Arch(patch_size=16, file="checkpoint_student.pth", data=IMAGENET_22K, **L),
+    },
+    architectures=(Architecture(resample="dino"),),
+    layouts=(
+        KeyRules(
+            prefixes=("", "module.backbone.", "backbone.", "module."),
+            drop=("masked_embed", r"head\.(?:mlp2?|last_layer2?)\..*"),
+            marks=("masked_embed",),
+        ),
+    ),
+    containers=("state_dict", "teacher", "student", None),
+)

@@ -1,0 +1,30 @@
+"""SimMIM: masked pixel regression (Xie et al., CVPR 2022), pre-trained and fine-tuned."""
+
+from vitprobe_jax.backbones.families.beitv2 import FINETUNED, PRETRAINED, finetuned_rules, pretrained_rules
+from vitprobe_jax.backbones.families.record import IMAGENET_1K, Arch, B, Family
+
+_PAGE = {
+    "paper": "Xie et al., CVPR 2022",
+    "data": IMAGENET_1K,
+    "page": "https://github.com/microsoft/SimMIM",
+    "licence": "MIT",
+    "containers": ("model",),
+}
+
+SIMMIM = Family(
+    name="simmim",
+    objective="SimMIM (masked pixel regression)",
+    **_PAGE,
+    archs={"vitb16": Arch(patch_size=16, file="simmim_pretrain__vit_base__img224__800ep.pth", **B)},
+    architectures=PRETRAINED,
+    layouts=(pretrained_rules(prefixes=("encoder.", "module.encoder."), drop=(r"decoder\.0\..*",), marks=()),),
+)
+
+SIMMIM_FINETUNED = Family(
+    name="simmim_finetuned",
+    objective="SimMIM, fine-tuned on ImageNet-1k labels",
+    **_PAGE,
+    archs={"vitb16": Arch(patch_size=16, file="simmim_finetune__vit_base__img224__800ep.pth", **B)},
+    architectures=FINETUNED,
+    layouts=(finetuned_rules(),),
+)
