@@ -16,6 +16,7 @@ from checkpoints_convert.matching import Match, match, recognise
 from checkpoints_convert.sources import Source, open_source
 from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, Preprocess, ViTConfig, sized
 from vitprobe_jax.backbones.families import FAMILIES, Arch, Family
+from vitprobe_jax.backbones.position import axial_periods
 from vitprobe_jax.backbones.saving import StreamedArray, save_backbone
 from vitprobe_jax.errors import InputError
 
@@ -92,7 +93,7 @@ def convert(
             source=input.resolve().name,
             sha256=source.sha256(),
         )
-        trees = [_tree(found, leaves, bad) for leaves in (found.encoder_leaves(), found.decoder_leaves())]
+        trees = [_tree(found, spec, leaves, bad) for leaves in (found.encoder_leaves(), found.decoder_leaves())]
         spec = save_backbone(output, spec, *trees, check=lambda: _refuse_bad(source.path, bad))
 
     c = spec.config
@@ -270,11 +271,14 @@ def _preprocess(family: Family, fitting: Mapping[str, Arch]) -> Preprocess:
     return special.pop() if len(special) == 1 else family.preprocess
 
 
-def _tree(found: Match, leaves: Iterable[Leaf], bad: list[str]) -> dict:
+def _tree(found: Match, spec: BackboneSpec, leaves: Iterable[Leaf], bad: list[str]) -> dict:
     """The parameters of an encoder or a decoder, each read when asked for; keys that are not finite go to `bad`."""
 
     def streamed(leaf: Leaf) -> StreamedArray:
         parts = found.layout.parts(leaf)
+        if not parts:
+            value = _initial(leaf, spec.config)
+            return StreamedArray(leaf.path, value.shape, value.dtype, lambda: value)
         shapes = [found.tensors[part.key].shape for part in parts if part.key is not None]
         rows = sum(shape[0] for shape in shapes) * len(parts) // len(shapes)
         axes = _flax_axes(leaf, len(shapes[0]))
@@ -282,6 +286,11 @@ def _tree(found: Match, leaves: Iterable[Leaf], bad: list[str]) -> dict:
         return StreamedArray(leaf.path, shape, np.dtype(np.float32), lambda: _read(found, parts, axes, bad))
 
     return unflatten_dict({leaf.path: streamed(leaf) for leaf in leaves})
+
+
+def _initial(leaf: Leaf, config: ViTConfig) -> np.ndarray:
+    """A parameter that the file leaves out, as the model starts it."""
+    return {"rope_periods": axial_periods(config.width // config.num_heads, config.rope_base)}[leaf.name]
 
 
 def _read(found: Match, parts: tuple[Part, ...], axes: tuple[int, ...], bad: list[str]) -> np.ndarray:

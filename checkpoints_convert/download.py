@@ -192,7 +192,7 @@ def _attempt(fetch: _Fetch) -> None:
             span = re.fullmatch(rf"bytes {have}-\d+/{size}", response.headers.get("Content-Range", ""))
             # If-Range should have seen to a changed file, but not every server heeds it.
             if not (resumes and span and validator in (None, notes["validator"])):
-                fetch.part.unlink()
+                fetch.part.unlink(missing_ok=True)
                 raise _DropError("not the rest that was asked for")
             fetch.log(f"going on with {fetch.url} at {_bytes(have)} of {_bytes(size)}")
         else:
@@ -233,11 +233,11 @@ def _refuse_other_content(url: str, headers: Message) -> None:
 def _announced_size(url: str, headers: Message) -> int | None:
     """Bytes of the whole file; None where it comes in chunks, whose end is marked."""
     length = headers.get("Content-Length", "")
-    if length.isdecimal():
+    if length.isdecimal() and int(length):
         return int(length)
     if "chunked" in headers.get("Transfer-Encoding", "").lower():
         return None
-    raise InputError(f"{url}: comes without its size, so that it may end anywhere: {_ELSEWHERE}")
+    raise InputError(f"{url}: comes empty, or without its size so that it may end anywhere: {_ELSEWHERE}")
 
 
 def _validator(headers: Message) -> str | None:

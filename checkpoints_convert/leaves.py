@@ -48,7 +48,8 @@ class Sizes:
     Attributes:
         tokens: rows of the position embedding.
         offsets: rows of a relative table.
-        num_heads: heads, where a tensor tells: columns of a relative table, or the width over that of RoPE's frequencies.
+        num_heads: heads, where a tensor tells: columns of a relative table, or the width over that of RoPE's frequencies
+            or periods.
     """
 
     width: int
@@ -71,6 +72,8 @@ def encoder_leaves(sizes: Sizes, architecture: Architecture) -> Iterator[Leaf]:
         yield Leaf("pos_embed", (1, sizes.tokens, width))
     if a.relative_bias == "shared":
         yield Leaf("rel_pos_bias", (sizes.offsets, sizes.num_heads))
+    if a.rope == "axial":
+        yield Leaf("rope_periods", (sizes.num_heads and width // sizes.num_heads // 4,))
     yield from _map("patch_embed", (width, 3, sizes.patch_size, sizes.patch_size))
     for block in range(sizes.depth):
         yield from _block("blocks.{}", sizes, a, block=block)

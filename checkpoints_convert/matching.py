@@ -168,7 +168,8 @@ def _sizes(
     if width is None:
         return None
     tables = ("rel_pos_bias", f"{blocks}.attn.rel_pos_bias")
-    head_dim = axis((f"{blocks}.attn.rope_frequencies",), 1, rank=2)
+    quarter = axis(("rope_periods",), 0, rank=1)
+    head_dim = 4 * quarter if quarter else axis((f"{blocks}.attn.rope_frequencies",), 1, rank=2)
     # Of SwiGLU the map back tells: in some files gate and value stand apart.
     hidden = axis((f"{blocks}.mlp.w3",), 1, rank=2)
     return Sizes(
@@ -196,7 +197,7 @@ def _expected(found: Match) -> dict[str, Shape]:
     expected = {}
     for leaf in (*found.encoder_leaves(), *found.decoder_leaves()):
         parts, size = found.layout.parts(leaf), leaf.shape[0]
-        shape = (size if size is None else size // len(parts), *leaf.shape[1:])
+        shape = (size if size is None or not parts else size // len(parts), *leaf.shape[1:])
         for part in parts:
             expected |= {key: shape for key in (part.key, part.mask) if key is not None}
     return expected

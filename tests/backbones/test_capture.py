@@ -142,7 +142,7 @@ def test_patches_are_equivariant_to_permutation_without_positions(params, images
 
 
 def test_without_class_token_every_token_is_a_patch(params, images):
-    config = dataclasses.replace(CONFIG, class_token=False)
+    config = dataclasses.replace(CONFIG, class_token=False, pool="patches")
     params = {key: value for key, value in params.items() if key != "cls_token"}
     params["pos_embed"] = params["pos_embed"][:, 1:]
     taken = jitted([(0, "x2"), (0, "attn")], config)(params, images)

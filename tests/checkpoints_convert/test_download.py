@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._end(status or 302, **({"Location": redirect} if redirect else {}))
             return
         start = self._start()
-        if start >= len(host.content):
+        if start and start >= len(host.content):
             self._end(416)
             return
         headers = {"Content-Length": str(len(host.content) - start), "Content-Type": "application/octet-stream"}
@@ -327,6 +327,7 @@ def test_redirects_are_followed_also_when_resuming(host, fetch):
         ({"headers": {"Content-Type": "text/html; charset=utf-8"}}, "a web page"),
         ({"headers": {"Content-Encoding": "gzip"}}, "compressed"),
         ({"headers": {"Content-Length": None}}, "without its size"),
+        ({"content": b""}, "empty"),
     ],
 )
 def test_answers_that_are_final(does, said, host, fetch):

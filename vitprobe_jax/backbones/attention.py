@@ -19,12 +19,14 @@ class Places(NamedTuple):
 
     Attributes:
         coordinates: (row, column) of every token, for RoPE.
+        frequencies: angle a unit of row and of column of each value of a head, for RoPE that all blocks share.
         bias: of the logits, for a relative bias that all blocks share.
         native: grid of the blocks' own relative tables.
         grid: of the image.
     """
 
     coordinates: Float[Array, "T 2"] | None = None
+    frequencies: Float[Array, "2 C"] | None = None
     bias: Float[Array, "H T T"] | None = None
     native: Grid | None = None
     grid: Grid | None = None
@@ -64,7 +66,9 @@ class Attention(nn.Module):
             kv = self._map(2 * width, "kv")(context_BxSxD)
             k, v = jnp.moveaxis(kv.reshape(*kv.shape[:2], 2, *heads), 2, 0)
         if c.rope != "none":
-            frequencies = self._frequencies(heads[1])
+            frequencies = places.frequencies
+            if c.rope == "stored":
+                frequencies = self.param("rope_frequencies", nn.initializers.ones, (2, heads[1]))
             q = _rotate(q, places.coordinates, frequencies)
             k = _rotate(k, context_places.coordinates, frequencies)
             self.sow("intermediates", "q_rotated", q.reshape(x_BxTxD.shape))
@@ -92,12 +96,6 @@ class Attention(nn.Module):
 
     def _map(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(features, use_bias=self.config.bias, dtype=self.dtype, name=name)
-
-    def _frequencies(self, head_dim: int) -> Float[Array, "2 C"]:
-        made = position.axial_frequencies(head_dim, self.config.rope_base)
-        if self.config.rope == "axial":
-            return jnp.asarray(made)
-        return self.param("rope_frequencies", lambda _: jnp.asarray(made))
 
 
 def _rotate(

@@ -140,15 +140,17 @@ def rope_coordinates(rope: Rope, grid: tuple[int, int], num_prefix: int) -> Floa
     return np.concatenate([prefix, patches])
 
 
-def axial_frequencies(head_dim: int, base: float) -> Float[np.ndarray, "2 {head_dim}"]:
-    """Angle a unit of row and of column for each value of a head: rows in its first and third quarter, columns in the
-    others; 2 pi / base ** (2 i / (head_dim / 2)); float32.
+def axial_periods(head_dim: int, base: float) -> Float[np.ndarray, " quarter"]:
+    """Units of place in which a value of a head turns once: base ** (2 i / (head_dim / 2)), i < head_dim / 4; float32."""
+    return (base ** (2 * np.arange(head_dim // 4) / (head_dim // 2))).astype(np.float32)
+
+
+def axial_frequencies(periods: Float[Array, " quarter"]) -> Float[Array, "2 C"]:
+    """Angle a unit of row and of column for each of a head's C values, four times the periods: rows in its first and third
+    quarter, columns in the others.
     """
-    quarter = head_dim // 4
-    frequency = 2 * np.pi / base ** (2 * np.arange(quarter) / (head_dim // 2))
-    zeros = np.zeros(quarter)
-    rows, columns = [frequency, zeros] * 2, [zeros, frequency] * 2
-    return np.stack([np.concatenate(rows), np.concatenate(columns)]).astype(np.float32)
+    frequency, zeros = 2 * jnp.pi / periods, jnp.zeros_like(periods)
+    return jnp.stack([jnp.concatenate([frequency, zeros] * 2), jnp.concatenate([zeros, frequency] * 2)])
 
 
 def gsd_positions(width: int, grid: tuple[int, int], gsd: Float[Array, " B"]) -> Float[Array, "B P {width}"]:

@@ -104,6 +104,9 @@ class ViT(nn.Module):
             self.pos_embed = self.param("pos_embed", init, (1, tokens, c.width))
         if c.relative_bias == "shared":
             self.rel_pos_bias = self.param("rel_pos_bias", nn.initializers.zeros, relative_table_shape(c))
+        if c.rope == "axial":
+            periods = position.axial_periods(c.width // c.num_heads, c.rope_base)
+            self.rope_periods = self.param("rope_periods", lambda _: jnp.asarray(periods))
         self.blocks = [Block(c, self.dtype, self.keep_maps) for _ in range(c.depth)]
         self.norm = make_norm(c, self.dtype, affine=c.final_norm_affine)
         if c.pool == "predictor":
@@ -189,12 +192,14 @@ class ViT(nn.Module):
             return NOWHERE
         if grid is None:
             raise ValueError("attention of this model knows places: give the grid")
-        coordinates = bias = None
+        coordinates = frequencies = bias = None
+        if c.rope == "axial":
+            frequencies = position.axial_frequencies(self.rope_periods)
         if c.rope != "none":
             coordinates = jnp.asarray(position.rope_coordinates(c.rope, grid, c.num_prefix_tokens))
         if c.relative_bias == "shared":
             bias = relative_bias(self.rel_pos_bias, c.grid, grid)
-        return Places(coordinates, bias, c.grid, grid)
+        return Places(coordinates, frequencies, bias, c.grid, grid)
 
     def _positions(self, grid: Grid, images: int, gsd: Float[Array, " B"] | None) -> Float[Array, "B T D"]:
         """What is added to the tokens, zeros for prefix tokens that have no position; B is 1 where all images share it."""

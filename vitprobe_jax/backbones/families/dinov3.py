@@ -35,9 +35,10 @@ DINOV3 = Family(
     ),
     layouts=(
         KeyRules(
-            names={"registers": "storage_tokens"},
+            # The periods are rounded to bfloat16 in the official files, and not in Hugging Face's, which leave them out.
+            names={"registers": "storage_tokens", "rope_periods": "rope_embed.periods"},
             masks={"blocks.{}.attn.qkv.bias": "blocks.{}.attn.qkv.bias_mask"},
-            drop=("mask_token", r"rope_embed\.periods", r"local_cls_norm\..*"),
+            drop=("mask_token", r"local_cls_norm\..*"),
         ),
         *huggingface.dinov3(),
     ),

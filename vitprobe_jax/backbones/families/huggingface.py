@@ -62,13 +62,16 @@ _STYLES = (
 )
 
 
-def vit(*model_types: str, prefix: str = "vit.", decoder: bool = False, **more: Names) -> tuple[KeyRules, ...]:
+def vit(
+    *model_types: str, prefix: str = "vit.", decoder: bool = False, marks: tuple[str, ...] = (), **more: Names
+) -> tuple[KeyRules, ...]:
     """ViT and its like, bare or under the prefix of a model with a head; ViTMAE with its decoder.
 
     Args:
         model_types: of the `config.json`.
         prefix: of a model with a head.
         decoder: whether MAE's decoder may be there.
+        marks: as in `KeyRules`.
         **more: further names of the embeddings.
     """
     return tuple(
@@ -76,6 +79,7 @@ def vit(*model_types: str, prefix: str = "vit.", decoder: bool = False, **more: 
             names=_prefixed(head, _EMBEDDINGS | more | _blocks("blocks", blocks, parts))
             | (_DECODER | _blocks("decoder.blocks", decoder_blocks, parts) if decoder else {}),
             drop=_HEADS,
+            marks=marks,
             model_types=model_types,
         )
         for head in ("", prefix)
@@ -129,6 +133,7 @@ def dinov3() -> tuple[KeyRules, ...]:
         "registers": "embeddings.register_tokens",
         "patch_embed": "embeddings.patch_embeddings",
         "norm": "norm",
+        "rope_periods": (),
     }
     return tuple(
         KeyRules(names=embeddings | _blocks("blocks", blocks, parts), drop=_HEADS, model_types=("dinov3_vit",))

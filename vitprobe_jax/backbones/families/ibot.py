@@ -1,6 +1,7 @@
 """iBOT: self-distillation of [CLS] and of masked patches (Zhou et al., ICLR 2022)."""
 
 from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.families import huggingface
 from vitprobe_jax.backbones.families.record import IMAGENET_1K, IMAGENET_22K, Arch, B, Family, KeyRules, L, S
 
 _FILE = "checkpoint_teacher.pth"
@@ -26,6 +27,7 @@ IBOT = Family(
             drop=("masked_embed", r"head\.(?:mlp2?|last_layer2?)\..*"),
             marks=("masked_embed",),
         ),
+        *huggingface.vit("vit", marks=(r"(?:vit\.)?embeddings\.mask_token",)),
     ),
     containers=("state_dict", "teacher", "student", None),
 )

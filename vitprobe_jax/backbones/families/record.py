@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from vitprobe_jax.backbones.config import Architecture, Preprocess
 
 Names = str | tuple[str | None, ...]
-"""The file's name of a tensor, or of several that are stacked along the first axis; None stands for zeros."""
+"""The file's name of a tensor, or of several that are stacked along the first axis; None stands for zeros. No name at all: the
+file does not hold it, and it is as the model starts it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
