@@ -28,9 +28,9 @@ class BlockTraits:
         mlp: `gelu`, two maps with the exact GELU between; `swiglu`, SiLU(gate) x value between two maps.
         relative_bias: a learned bias of attention logits by the offset between patches: one table for all blocks
             (`shared`) or one a block.
-        rope: rotation of queries and keys by place: `axial` by one set of periods, patch centres in [-1, 1], prefix tokens not
-            turned (DINOv3); `stored` by frequencies of each block, patches from corner to corner of [0, 1] and registers on
-            the border of the image (CAPI).
+        rope: rotation of queries and keys by place: `axial` by one set of periods, patch centres in [-1, 1], prefix tokens
+            not turned (DINOv3); `stored` by frequencies of each block, patches from corner to corner of [0, 1] and registers
+            on the border of the image (CAPI).
         rope_base: of `axial` periods, where a file does not hold them.
     """
 

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, UInt8
 
 from vitprobe_jax.atomic import is_remote, kvstore
 from vitprobe_jax.backbones.capture import capture_pixels, global_representation
-from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, ViTConfig
-from vitprobe_jax.backbones.mae_decoder import MAEDecoder
+from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig
+from vitprobe_jax.backbones.mae_decoder import make_decoder
 from vitprobe_jax.backbones.saving import params_digest
 from vitprobe_jax.backbones.untrained import UNTRAINED
 from vitprobe_jax.backbones.vit import param_shapes
@@ -109,11 +109,6 @@ def load_decoder(folder: epath.PathLike) -> tuple[DecoderConfig, Mapping]:
     encoded = jnp.zeros((1, 1 + module.num_patches, spec.config.width))
     shapes = jax.eval_shape(module.init, jax.random.key(0), encoded, patches)["params"]
     return spec.decoder, _restore(epath.Path(folder) / "decoder", spec.decoder_sha256, shapes)
-
-
-def make_decoder(config: ViTConfig, decoder: DecoderConfig) -> MAEDecoder:
-    """The decoder module that belongs to an encoder."""
-    return MAEDecoder(decoder, config.grid[0] * config.grid[1], config.patch_size**2 * 3)
 
 
 def read_spec(folder: epath.PathLike) -> BackboneSpec:

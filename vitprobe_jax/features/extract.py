@@ -22,12 +22,15 @@ from vitprobe_jax.types import Task
 
 
 def select_rows(tokens: Float[Array, "B T D"], config: ViTConfig, task: Task) -> Float[Array, "B R D"]:
-    """The rows a task probes: patches for segmentation; for classification [CLS], or without one the patches' mean."""
-    if task == "segmentation":
-        return tokens[:, config.num_prefix_tokens :]
-    if config.class_token:
+    """The rows a task probes: for segmentation every patch, for classification one that stands for the image.
+
+    That is [CLS] where the family speaks through it (`config.pool` is `class`); otherwise the mean of the patches, for models
+    without [CLS] and for those that were fine-tuned on this mean, whose head never sees [CLS]. Registers are never patches.
+    """
+    if task == "classification" and config.pool == "class":
         return tokens[:, :1]
-    return jnp.mean(tokens[:, config.num_prefix_tokens :], axis=1, keepdims=True)
+    patches = tokens[:, config.num_prefix_tokens :]
+    return patches if task == "segmentation" else jnp.mean(patches, axis=1, keepdims=True)
 
 
 def shard_images(split: ImageSplit, shape: RowShape, shards: Sequence[int]) -> ImageSubset:

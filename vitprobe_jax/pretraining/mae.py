@@ -9,9 +9,8 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vitprobe_jax.backbones.capture import normalize
 from vitprobe_jax.backbones.config import DecoderConfig, Preprocess, ViTConfig
-from vitprobe_jax.backbones.loading import make_decoder
+from vitprobe_jax.backbones.mae_decoder import make_decoder, reconstruct
 from vitprobe_jax.backbones.untrained import init_mae, sincos_positions
-from vitprobe_jax.backbones.vit import ViT
 from vitprobe_jax.pretraining.views import random_flip, random_resized_crop
 
 
@@ -62,15 +61,17 @@ class MAE:
         del memory, step, steps
         crops, noise = jax.vmap(self._view)(keys, images)
         order = jnp.argsort(noise, axis=1)
-        visible, restore = order[:, : self._num_visible], jnp.argsort(order, axis=1)
-        encoder, model = {"params": params["encoder"]}, ViT(self.config)
-        tokens = model.apply(encoder, normalize(255 * crops, self.preprocess), method=ViT.embed)
-        prefix, patches = jnp.split(tokens, [self.config.num_prefix_tokens], axis=1)
-        seen = jnp.concatenate([prefix, jnp.take_along_axis(patches, visible[:, :, None], axis=1)], axis=1)
-        encoded = model.apply(encoder, seen, method=ViT.encode)
-        predicted = make_decoder(self.config, self.decoder).apply({"params": params["decoder"]}, encoded, restore)
+        predicted = reconstruct(
+            self.config,
+            self.decoder,
+            params["encoder"],
+            params["decoder"],
+            normalize(255 * crops, self.preprocess),
+            order,
+            num_visible=self._num_visible,
+        )
         error = jnp.mean((predicted - normalized_patches(crops, self.config.patch_size)) ** 2, axis=-1)
-        masked = restore >= self._num_visible
+        masked = jnp.argsort(order, axis=1) >= self._num_visible
         loss = jnp.sum(error * masked) / jnp.sum(masked)
         return loss, {"shown": {}, "kept": {}}
 

@@ -82,13 +82,19 @@ class Templates:
         return cosines(rows, alpha) - self.arrays["t"].reshape((1,) * (rows.ndim - 1) + (-1,))
 
     def predict(
-        self, backbone: Backbone, images: UInt8[np.ndarray, "B height width 3"]
+        self,
+        backbone: Backbone,
+        images: UInt8[np.ndarray, "B height width 3"],
+        *,
+        gsd: Float[np.ndarray, " B"] | None = None,
     ) -> Bool[np.ndarray, "B *grid templates"]:
         """Where each concept is found on new images.
 
         Args:
             backbone: the one that the templates were fitted on.
             images: RGB in 0..255, sides multiples of the patch size.
+            gsd: metres a pixel of each image, for backbones whose positions know it; unless given, that of the backbone's
+                config, 1 as it was converted, whatever `--gsd` the templates were fitted at.
 
         Returns:
             [B, rows, columns, K] on the patch grid for segmentation, [B, K] for classification; the last axis as in
@@ -100,7 +106,7 @@ class Templates:
         if backbone.spec.name != self.backbone:
             raise InputError(f"these templates were fitted on {self.backbone}, not on {backbone.spec.name}")
         config = backbone.spec.config
-        tokens = backbone.tokens(images, [(self.layer, self.token)])[self.layer, self.token]
+        tokens = backbone.tokens(images, [(self.layer, self.token)], gsd=gsd)[self.layer, self.token]
         found = np.asarray(self.margins(select_rows(tokens, config, self.task)) >= 0)
         if self.task == "classification":
             return found[:, 0]

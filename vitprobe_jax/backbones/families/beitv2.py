@@ -5,7 +5,7 @@ Its layout is SimMIM's too: query and value have biases of their own, keys none;
 
 from vitprobe_jax.backbones.config import Architecture
 from vitprobe_jax.backbones.families import huggingface
-from vitprobe_jax.backbones.families.record import IMAGENET_1K, Arch, B, Family, KeyRules
+from vitprobe_jax.backbones.families.record import IMAGENET_1K, Arch, B, Family, KeyRules, L
 
 _NAMES = {
     "blocks.{}.attn.qkv.bias": ("blocks.{}.attn.q_bias", None, "blocks.{}.attn.v_bias"),
@@ -32,8 +32,16 @@ def finetuned_rules() -> KeyRules:
 _MIRROR = "https://github.com/addf400/files/releases/download/BEiT-v2"
 
 
-def _arch(file: str, **more) -> Arch:
-    return Arch(patch_size=16, file=file, url=f"{_MIRROR}/{file}", **B, **more)
+_SIZES = {"vitb16": ("base", B), "vitl16": ("large", L)}
+
+
+def _archs(stage: str, suffix: str) -> dict[str, Arch]:
+    """Both sizes of a stage of training, by the name of `--arch`."""
+    files = {name: f"beitv2_{size}_patch16_224_{stage}.pth" for name, (size, _) in _SIZES.items()}
+    return {
+        f"{name}{suffix}": Arch(patch_size=16, file=file, url=f"{_MIRROR}/{file}", **_SIZES[name][1])
+        for name, file in files.items()
+    }
 
 
 _PAGE = {
@@ -48,7 +56,7 @@ BEITV2 = Family(
     objective="BEiT v2 (masked prediction of semantic codes)",
     **_PAGE,
     data=IMAGENET_1K,
-    archs={"vitb16": _arch("beitv2_base_patch16_224_pt1k.pth")},
+    archs=_archs("pt1k", ""),
     architectures=PRETRAINED,
     layouts=(
         pretrained_rules(drop=(r"lm_head\..*", r"cls_pt_.*"), marks=(r"lm_head\..*",)),
@@ -62,9 +70,9 @@ BEITV2_FINETUNED = Family(
     **_PAGE,
     data="ImageNet-1k, then labels of ImageNet-21k or 1k",
     archs={
-        "vitb16_ft21k": _arch("beitv2_base_patch16_224_pt1k_ft21k.pth"),
-        "vitb16_ft1k": _arch("beitv2_base_patch16_224_pt1k_ft1k.pth"),
-        "vitb16_ft21kto1k": _arch("beitv2_base_patch16_224_pt1k_ft21kto1k.pth"),
+        name: arch
+        for tuning in ("ft21k", "ft1k", "ft21kto1k")
+        for name, arch in _archs(f"pt1k_{tuning}", f"_{tuning}").items()
     },
     architectures=FINETUNED,
     layouts=(finetuned_rules(), *huggingface.beit(finetuned=True)),

@@ -1,9 +1,14 @@
 """MaskFeat: masked prediction of HOG features (Wei et al., CVPR 2022)."""
 
 from vitprobe_jax.backbones.config import Architecture
-from vitprobe_jax.backbones.families.record import FACEBOOK, IMAGENET_1K, Arch, B, Family, KeyRules
+from vitprobe_jax.backbones.families.record import FACEBOOK, IMAGENET_1K, Arch, B, Family, KeyRules, L
 
-_FILE = "in1k_VIT_B_MaskFeat_PT_epoch_01600.pyth"
+
+def _arch(size: str, sizes: dict) -> Arch:
+    file = f"in1k_VIT_{size}_MaskFeat_PT_epoch_01600.pyth"
+    return Arch(patch_size=16, file=file, url=f"{FACEBOOK}/pyslowfast/masked_models/{file}", **sizes)
+
+
 # The encoder ends without a norm; the head's own, right after the last block, takes its place.
 _NORM = {"norm": "pred_head.transforms.0.0"}
 _DROP = ("mask_token", r"hogs\..*", r"pred_head\.projections\..*")
@@ -15,7 +20,7 @@ MASKFEAT = Family(
     data=IMAGENET_1K,
     page="https://github.com/facebookresearch/SlowFast",
     licence="Apache-2.0",
-    archs={"vitb16": Arch(patch_size=16, file=_FILE, url=f"{FACEBOOK}/pyslowfast/masked_models/{_FILE}", **B)},
+    archs={"vitb16": _arch("B", B), "vitl16": _arch("L", L)},
     architectures=(Architecture(resample="bicubic"),),
     layouts=(
         KeyRules(names=_NORM, drop=_DROP),

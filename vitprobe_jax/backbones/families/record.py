@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from vitprobe_jax.backbones.config import Architecture, Preprocess
 
 Names = str | tuple[str | None, ...]
-"""The file's name of a tensor, or of several that are stacked along the first axis; None stands for zeros. No name at all: the
-file does not hold it, and it is as the model starts it."""
+"""The file's name of a tensor, or of several that are stacked along the first axis; None stands for zeros. No name at all:
+the file does not hold it, and it is as the model starts it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +92,8 @@ class Family:
         layouts: how its files call their tensors.
         containers: keys under which a checkpoint file holds the weights, in order of preference, None for the top level;
             weights are found at the top level too where it is not named.
-        fixed_positions: whether the position embedding is a fixed sine-cosine with zeros for [CLS], or a learned one, None for
-            either; this tells files apart that call all tensors alike.
+        fixed_positions: whether the position embedding is a fixed sine-cosine with zeros for [CLS], or a learned one, None
+            for either; this tells files apart that call all tensors alike.
         preprocess: image preparation at evaluation.
         image_size: side of the training images in pixels, where no stored grid tells.
     """

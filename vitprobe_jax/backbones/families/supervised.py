@@ -26,6 +26,12 @@ def _torchvision(fc1: str, fc2: str) -> KeyRules:
     )
 
 
+def _published(name: str, patch_size: int, digits: str, sizes: dict) -> Arch:
+    file = f"vit_{name}-{digits}.pth"
+    url = f"https://download.pytorch.org/models/{file}"
+    return Arch(patch_size=patch_size, file=file, url=url, sha256=digits, **sizes)
+
+
 TORCHVISION = Family(
     name="torchvision",
     objective="supervised (torchvision)",
@@ -34,13 +40,10 @@ TORCHVISION = Family(
     page="https://docs.pytorch.org/vision/stable/models/vision_transformer.html",
     licence="BSD-3-Clause",
     archs={
-        "vitb16": Arch(
-            patch_size=16,
-            file="vit_b_16-c867db91.pth",
-            url="https://download.pytorch.org/models/vit_b_16-c867db91.pth",
-            sha256="c867db91",
-            **B,
-        ),
+        "vitb16": _published("b_16", 16, "c867db91", B),
+        "vitb32": _published("b_32", 32, "d86f8d99", B),
+        "vitl16": _published("l_16", 16, "852ce7e3", L),
+        "vitl32": _published("l_32", 32, "c7638314", L),
     },
     architectures=(Architecture(resample="bicubic_aligned"),),
     layouts=(_torchvision("0", "3"), _torchvision("linear_1", "linear_2")),

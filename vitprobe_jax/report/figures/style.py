@@ -38,9 +38,22 @@ TOKEN_COLOURS: dict[Token, str] = {
     "x1": "#E69F00",
     "xn": "#CC79A7",
     "x2": "#56B4E9",
+    "q_rotated": "#0072B2",
+    "k_rotated": "#D55E00",
 }
+"""Queries and keys after RoPE have the colour that they have before it, and are hollow."""
 BACKBONE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666")
-_TOKEN_MARKERS: dict[Token, str] = {"q": "o", "k": "s", "v": "^", "x1": "D", "xn": "v", "x2": "P"}
+_TOKEN_MARKERS: dict[Token, str] = {
+    "q": "o",
+    "k": "s",
+    "v": "^",
+    "x1": "D",
+    "xn": "v",
+    "x2": "P",
+    "q_rotated": "o",
+    "k_rotated": "s",
+}
+_HOLLOW_TOKENS: tuple[Token, ...] = ("q_rotated", "k_rotated")
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++++")
 _LEGEND_ROW = 0.2
 _HANDLE = 0.55  # inches of a legend's entry beside its words
@@ -56,7 +69,7 @@ class Mark:
         colour: of line, marker and bar.
         marker: of points.
         hatch: of bars; as many colours as there are repeat under another hatch.
-        hollow: not filled, as controls are.
+        hollow: not filled, as controls and rotated tokens are.
     """
 
     label: str
@@ -92,7 +105,10 @@ def backbone_marks(rows: Iterable[Summary]) -> dict[str, Mark]:
 
 def token_marks(tokens: Iterable[Token]) -> dict[str, Mark]:
     """The mark of each token: always the same, whatever others there are."""
-    return {token: Mark(token, TOKEN_COLOURS[token], _TOKEN_MARKERS[token]) for token in tokens}
+    return {
+        token: Mark(token, TOKEN_COLOURS[token], _TOKEN_MARKERS[token], hollow=token in _HOLLOW_TOKENS)
+        for token in tokens
+    }
 
 
 def backbone_label(row: Summary) -> str:
