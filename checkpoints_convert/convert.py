@@ -70,11 +70,11 @@ def convert(
         _contradicts("--decoder_heads", decoder_heads, published.decoder_heads, f"--arch={arch}")
     if name is not None:
         _check_name(name)
-    _check_output(output)
+    check_output(output)
 
     with open_source(input) as source:
-        found = _recognised(source) if record is None else _find(source, record, published, arch, container)
-        record = found.family
+        record = record or _recognised(source)
+        found = _find(source, record, published, arch, container)
         fitting = _fitting(found) if published is None else {arch: published}
         heads = _heads(found, fitting, num_heads)
         decoder = _decoder_config(found.decoder, fitting, decoder_heads)
@@ -123,7 +123,8 @@ def _check_name(name: str) -> None:
         raise InputError(f"--name: {name!r} is no name for a backbone; use letters, digits, '_', '.', '+' and '-'")
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
+    """Refuses, with an `InputError`, a folder that cannot be written: one that is there and not empty."""
     try:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise InputError(f"--output: {output} exists and is not an empty folder; name a new one")
@@ -131,24 +132,27 @@ def _check_output(output: Path) -> None:
         raise InputError(f"--output: {output} cannot be used ({error}); name another folder") from error
 
 
-def _recognised(source: Source) -> Match:
+def _recognised(source: Source) -> Family:
     """The one family whose checkpoint a file is."""
     found = recognise(source)
     if len(found) == 1:
-        return found[0]
+        return found[0].family
     if found:
-        names = ", ".join(match.family.name for match in found)
+        names = [match.family.name for match in found]
         raise InputError(
-            f"{source.path}: its keys are those of {names} alike, which cannot tell; give --family, as its page says"
+            f"{source.path}: {' and '.join(names)} call all tensors alike, so its keys cannot tell; "
+            f"give {' or '.join(f'--family={name}' for name in names)}, as the page says where it is from"
         )
-    nearest = [(m.problems, m.family.name) for f in FAMILIES.values() if (m := match(source.contents, f)) is not None]
-    if not nearest:
+    others = [found for family in FAMILIES.values() if (found := match(source.contents, family)) is not None]
+    if not others:
         raise InputError(
             f"{source.path}: no weights of any family in it ({_holds(source)}); see --list for what is read"
         )
-    problems, family = min(nearest, key=lambda entry: sum(problem.count(",") + 1 for problem in entry[0]))
-    why = "; ".join(problems) or "it lacks what tells the family from others"
-    raise InputError(f"{source.path}: of no known family; nearest to {family}, but {why}; give the official file")
+    nearest = min(others, key=lambda found: found.num_problems)
+    why = "; ".join(nearest.problems) or "it lacks what tells the family from others"
+    raise InputError(
+        f"{source.path}: of no known family; nearest to {nearest.family.name}, but {why}; give the official file"
+    )
 
 
 def _holds(source: Source) -> str:
@@ -165,9 +169,8 @@ def _find(source: Source, family: Family, arch: Arch | None, arch_name: str | No
     if found is None or found.problems or not (found.fits_positions() and found.layout.marked(iter(found.tensors))):
         others = [other.family.name for other in recognise(source)]
         if others and family.name not in others:
-            raise InputError(
-                f"{source.path}: a checkpoint of {' or '.join(others)}, not of {family.name}; give --family={others[0]}"
-            )
+            mend = " or ".join(f"--family={other}" for other in others)
+            raise InputError(f"{source.path}: a checkpoint of {' or '.join(others)}, not of {family.name}; give {mend}")
     if found is None:
         where = f" under {container!r}" if container else ""
         raise InputError(
@@ -181,7 +184,7 @@ def _find(source: Source, family: Family, arch: Arch | None, arch_name: str | No
         wanted = family.name if arch_name is None else f"{family.name} {arch_name}"
         fitting = [] if found.problems else list(_fitting(found))
         mend = f"give --arch={fitting[0]}" if fitting else "give the official file, downloaded whole"
-        raise InputError(f"{source.path}: not a {wanted} checkpoint: {'; '.join(problems)}; {mend}")
+        raise InputError(f"{source.path}: no {wanted} checkpoint: {'; '.join(problems)}; {mend}")
     return found
 
 
@@ -190,7 +193,7 @@ def _other_sizes(found: Match, arch: Arch) -> list[str]:
     sizes = found.encoder
     different = [
         f"{field} {getattr(sizes, field)} instead of {getattr(arch, field)}"
-        for field in ("width", "depth", "patch_size")
+        for field in ("width", "depth", "patch_size", "num_heads")
         if getattr(sizes, field) not in (None, getattr(arch, field))
     ]
     marks = {mark for other in found.family.archs.values() for mark in other.marks}
@@ -200,7 +203,7 @@ def _other_sizes(found: Match, arch: Arch) -> list[str]:
 
 
 def _plain(mark: str) -> str:
-    return mark.split("\\")[0]
+    return mark.replace("\\.", ".").replace(".*", "").rstrip(".")
 
 
 def _fitting(found: Match) -> dict[str, Arch]:
@@ -211,14 +214,9 @@ def _fitting(found: Match) -> dict[str, Arch]:
 def _heads(found: Match, fitting: Mapping[str, Arch], given: int | None) -> int:
     told = found.encoder.num_heads
     _contradicts("--num_heads", given, told, "the file")
-    heads = {arch.num_heads for arch in fitting.values()}
-    for published in heads:
-        if told is not None and published != told:
-            raise InputError(
-                f"--arch: {', '.join(fitting)} has {published} heads, the file {told}; give --num_heads={told}"
-            )
     if given or told:
         return given or told
+    heads = {arch.num_heads for arch in fitting.values()}
     if len(heads) != 1:
         raise InputError(f"--arch: give one of {', '.join(found.family.archs)}, or --num_heads for another size")
     return heads.pop()
@@ -234,17 +232,21 @@ def _decoder_config(sizes: Sizes | None, fitting: Mapping[str, Arch], given: int
 
 
 def _check_huggingface(source: Source, found: Match, num_heads: int, decoder: DecoderConfig | None) -> None:
-    """What a `config.json` says and the tensors cannot: it must not contradict the family and the head counts."""
+    """What a `config.json` says and the tensors cannot: it must not contradict the family and the head counts.
+
+    Of its epsilons nothing is asked: they are often not those of the official code.
+    """
     wanted = {
         "model_type": found.layout.rules.model_types or tuple(_model_types(found.family)),
         "hidden_act": ("gelu",),
         "num_attention_heads": (num_heads,),
         **({} if decoder is None else {"decoder_num_attention_heads": (decoder.num_heads,)}),
+        **({"rope_theta": (found.architecture.rope_base,)} if found.architecture.rope == "axial" else {}),
     }
     for field, values in wanted.items():
-        if field in source.config and source.config[field] not in values:
+        if values and field in source.config and source.config[field] not in values:
             raise InputError(
-                f"{source.path / 'config.json'}: {field} is {source.config[field]!r}, but the flags say "
+                f"{source.path / 'config.json'}: {field} is {source.config[field]!r}, where {found.family.name} has "
                 f"{' or '.join(map(repr, values))}; give the family, arch and heads of this model"
             )
 
@@ -300,9 +302,9 @@ def _read(found: Match, parts: tuple[Part, ...], axes: tuple[int, ...], bad: lis
             if part.key is None:
                 values.append(None)
                 continue
-            value = found.tensors[part.key].read().astype(np.float32)
+            value = found.read(part.key).astype(np.float32)
             if part.mask is not None:
-                mask = found.tensors[part.mask].read().astype(np.float32)
+                mask = found.read(part.mask).astype(np.float32)
                 value = np.where(mask == 0, np.float32(0), value * mask)
             if not np.isfinite(value).all():
                 bad.append(part.key)

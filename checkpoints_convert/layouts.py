@@ -36,39 +36,32 @@ class Layout:
 
     def parts(self, leaf: Leaf) -> tuple[Part, ...]:
         """What makes up a parameter, stacked along the first axis."""
-        named, names = self._names(leaf.key)
+        named, names = self.names(leaf.key)
         suffix = "" if named == leaf.key else f".{leaf.parameter}"
+        keys = (None if name is None else (self.prefix + name + suffix).format(leaf.block) for name in names)
         mask = self.rules.masks.get(leaf.key)
-
-        def full(name: str) -> str:
-            return self.prefix + name.format(leaf.block)
-
-        return tuple(
-            Part(None) if name is None else Part(full(name + suffix), None if mask is None else full(mask))
-            for name in names
-        )
+        mask = None if mask is None else (self.prefix + mask).format(leaf.block)
+        return tuple(Part(None) if key is None else Part(key, mask) for key in keys)
 
     def module(self, key: str) -> tuple[str, int | None] | None:
         """What a key of the file belongs to, in our names, and its block; None for a key of something else."""
-        for template, number in _templates(self._stripped(key)):
-            if template in self._templates:
-                return self._templates[template], number
+        ours = _ours(self)
+        for template, number in _templates(key.removeprefix(self.prefix)):
+            if template in ours:
+                return ours[template], number
         return None
 
     def drops(self, key: str) -> bool:
         """Whether a key is known to be no part of the encoder or decoder."""
         pattern = "|".join(self.rules.drop) or r"(?!)"
-        return any(re.fullmatch(pattern, name) for name in {key, self._stripped(key)})
+        return any(re.fullmatch(pattern, name) for name in (key, key.removeprefix(self.prefix)))
 
     def marked(self, keys: Iterator[str]) -> bool:
         """Whether every mark of the rules is among the keys."""
-        stripped = [self._stripped(key) for key in keys]
+        stripped = [key.removeprefix(self.prefix) for key in keys]
         return all(any(re.fullmatch(mark, key) for key in stripped) for mark in self.rules.marks)
 
-    def _stripped(self, key: str) -> str:
-        return key.removeprefix(self.prefix)
-
-    def _names(self, key: str) -> tuple[str, tuple[str | None, ...]]:
+    def names(self, key: str) -> tuple[str, tuple[str | None, ...]]:
         """The name under which the rules list a parameter, its own or its map's, and what the file calls that."""
         module = key.removesuffix(".weight").removesuffix(".bias")
         for table in (self.rules.names, PLAIN):
@@ -77,34 +70,34 @@ class Layout:
                     return name, (table[name],) if isinstance(table[name], str) else table[name]
         return module, (module,)
 
-    @functools.cached_property
-    def _templates(self) -> dict[str, str]:
-        """Our names by the file's, with `{}` for the block number, and without `.weight` and `.bias`."""
-        listed = {**PLAIN, **self.rules.names}
-        ours = {
-            *(name.removesuffix(".weight").removesuffix(".bias") for name in listed),
-            *("cls_token", "pos_embed", "norm"),
-            *(f"blocks.{{}}.{part}" for part in _BLOCK),
-        }
-        found = {}
-        for name in ours:
-            for key in (name, f"{name}.weight", f"{name}.bias"):
-                for theirs in self._names(key)[1]:
-                    if theirs is not None:
-                        found[theirs.removesuffix(".weight").removesuffix(".bias")] = name
-        return found
+
+@functools.cache
+def _ours(layout: Layout) -> dict[str, str]:
+    """Our names by the file's, prefix aside, with `{}` for the block number, and without `.weight` and `.bias`."""
+    ours = {
+        *(name.removesuffix(".weight").removesuffix(".bias") for name in (*PLAIN, *layout.rules.names)),
+        *("cls_token", "pos_embed", "norm"),
+        *(f"blocks.{{}}.{part}" for part in _BLOCK),
+    }
+    found = {}
+    for name in ours:
+        for key in (name, f"{name}.weight", f"{name}.bias"):
+            for theirs in layout.names(key)[1]:
+                if theirs is not None:
+                    found[theirs.removesuffix(".weight").removesuffix(".bias")] = name
+    return found
 
 
 _BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "mlp.w12", "mlp.w3")
 
 
-def _templates(key: str) -> Iterator[tuple[str, int | None]]:
+@functools.lru_cache(maxsize=1 << 14)
+def _templates(key: str) -> tuple[tuple[str, int | None], ...]:
     """A key without `.weight` and `.bias`, as it is and with each number in it as the block number."""
     name = key.removesuffix(".weight").removesuffix(".bias")
-    yield name, None
     # Three digits: a wild number in a key must not make a model of a billion blocks.
-    for number in re.finditer(r"(?<=[._])\d{1,3}(?=\.)", name):
-        yield f"{name[: number.start()]}{{}}{name[number.end() :]}", int(number[0])
+    numbers = re.finditer(r"(?<=[._])\d{1,3}(?=\.)", name)
+    return (name, None), *((f"{name[: n.start()]}{{}}{name[n.end() :]}", int(n[0])) for n in numbers)
 
 
 def layouts(family: Family) -> list[Layout]:

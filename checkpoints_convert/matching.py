@@ -16,6 +16,7 @@ from checkpoints_convert.leaves import Leaf, Shape, Sizes, decoder_leaves, encod
 from checkpoints_convert.sources import Source
 from vitprobe_jax.backbones.config import Architecture
 from vitprobe_jax.backbones.families import FAMILIES, Family
+from vitprobe_jax.errors import InputError
 
 # Above this, block numbers are folded into ranges, so that a list stays complete and readable.
 _VERBATIM = 20
@@ -49,6 +50,11 @@ class Match:
     unread: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
+    @property
+    def num_problems(self) -> int:
+        """How many keys the problems name; a folded range of blocks counts once."""
+        return sum(re.sub(r"\([^)]*\)", "", problem).count(", ") + 1 for problem in self.problems)
+
     def encoder_leaves(self) -> Iterable[Leaf]:
         return encoder_leaves(self.encoder, self.architecture)
 
@@ -68,7 +74,18 @@ class Match:
         if a.positions != "learned" or not a.class_token or self.family.fixed_positions is None:
             return True
         (part,) = self.layout.parts(Leaf("pos_embed", ()))
-        return self.family.fixed_positions != bool(np.any(self.tensors[part.key].read()[0, 0]))
+        return self.family.fixed_positions != bool(np.any(self.read(part.key)[0, 0]))
+
+    def read(self, key: str) -> np.ndarray:
+        """The values of a tensor.
+
+        Raises:
+            InputError: the file is damaged there; the line ends with the key, which a torch file's own entries do not say.
+        """
+        try:
+            return self.tensors[key].read()
+        except InputError as error:
+            raise InputError(f"{error} (the tensor is {key})") from error
 
 
 def match(contents: Mapping[Any, Any], family: Family, container: str | None = None) -> Match | None:
@@ -97,15 +114,15 @@ def match(contents: Mapping[Any, Any], family: Family, container: str | None = N
         _compared(Match(family, place, layout, architecture, tensors, encoder, decoder, unread=unread))
         for architecture in family.architectures
     ]
-    return min(fits, key=lambda found: sum(problem.count(",") + 1 for problem in found.problems))
+    return min(fits, key=lambda found: found.num_problems)
 
 
 def recognise(source: Source) -> list[Match]:
     """The families whose checkpoint a file is, whole, by its keys; more than one where they call all tensors alike.
 
     What decides beside names and shapes: the container, the model type of a Hugging Face folder, keys that only one family
-    has, and whether positions are fixed or learned. Where the official container of one family is found, families that
-    use another are left out.
+    has, and whether positions are fixed or learned. A file without container is of any family that calls its tensors so:
+    weights are often saved again without it.
     """
     found = []
     for family in FAMILIES.values():
@@ -117,8 +134,7 @@ def recognise(source: Source) -> list[Match]:
             continue
         if candidate.layout.marked(iter(candidate.tensors)) and candidate.fits_positions():
             found.append(candidate)
-    official = [m for m in found if m.layout.rules.model_types or m.container in m.family.containers]
-    return official or found
+    return found
 
 
 def _compared(found: Match) -> Match:
@@ -212,16 +228,27 @@ def _problems(found: Match, expected: Mapping[str, Shape], extra: list[str]) -> 
             wrong.append(f"{key} {_text(tensor.shape)} instead of {_text(expected[key])}")
         elif not jnp.issubdtype(tensor.dtype, jnp.floating):
             wrong.append(f"{key} of {tensor.dtype} instead of floating point")
-    side = _side(found.encoder, found.architecture)
+    side, sizes = _side(found.encoder, found.architecture), found.encoder
     if side is not None and (side < 1 or side != int(side)):
         if found.architecture.positions == "learned":
             before = found.architecture.num_prefix_positions
-            wrong.append(f"the position embedding with {found.encoder.tokens} rows instead of {before} + a square")
+            wrong.append(f"{_grid_key(found)} with {sizes.tokens} rows instead of {before} + a square")
         else:
-            wrong.append(f"the relative table with {found.encoder.offsets} rows instead of 3 + an odd square")
+            wrong.append(f"{_grid_key(found)} with {sizes.offsets} rows instead of 3 + an odd square")
+    if found.architecture.relative_bias != "none" and sizes.num_heads and sizes.width % sizes.num_heads:
+        wrong.append(
+            f"{_grid_key(found)} with {sizes.num_heads} columns, heads that do not divide the width {sizes.width}"
+        )
     for word, entries in (("missing", missing), ("extra", extra), ("mis-shaped", sorted(wrong))):
         if entries:
             yield f"{word}: {', '.join(_fold(entries))}"
+
+
+def _grid_key(found: Match) -> str:
+    """The key of the tensor that tells the native grid: the position embedding, or the first relative table."""
+    names = {"none": "pos_embed", "shared": "rel_pos_bias", "per_block": "blocks.{}.attn.rel_pos_bias"}
+    (part,) = found.layout.parts(Leaf(names[found.architecture.relative_bias], (), block=0))
+    return part.key
 
 
 def _fits(shape: Shape, expected: Shape) -> bool:

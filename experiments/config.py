@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import itertools
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -89,13 +91,15 @@ class LaunchConfig:
 class RunConfig(LaunchConfig):
     """What every study asks for beside: backbones, tokens, extraction.
 
-    Attributes are the flags of the same names (`--help`); `image_size` is (height, width), None for the backbone's own.
+    Attributes are the flags of the same names (`--help`); `image_size` is (height, width); it and `gsd` are None for the
+    backbone's own.
     """
 
     backbones: tuple[str, ...]
     tokens: tuple[Token, ...]
     layers: str | tuple[int, ...]
     image_size: tuple[int, int] | None
+    gsd: float | None
     batch_size: int
     dtype: str
     crop: str
@@ -111,6 +115,7 @@ class RunConfig(LaunchConfig):
         super().__post_init__()
         require(bool(self.backbones), "backbones", "name one at least")
         require(len(set(self.backbones)) == len(self.backbones), "backbones", "a name stands twice")
+        require(self.gsd is None or 0 < self.gsd < math.inf, "gsd", "must be a number of metres above 0")
         require(self.batch_size >= 1, "batch_size", "must be at least 1")
         require(self.max_images >= 0, "max_images", "must be 0 (all) or more")
         require(self.patches_per_image >= 0, "patches_per_image", "must be 0 (all) or more")
@@ -192,7 +197,11 @@ def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """The flags of `RunConfig`; every study calls this once."""
     define_launch_flags(values)
     define = _Definer(values)
-    define.list("backbones", [], "Converted backbone folders or bundled names.")
+    define.list(
+        "backbones",
+        [],
+        "Converted backbone folders, patterns of such as 'zoo/*' (in their names' order), or bundled names.",
+    )
     define.list(
         "tokens",
         list(TOKENS),
@@ -200,6 +209,12 @@ def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     )
     define.string("layers", "last", "Blocks to probe: last, all, or numbers from 0 on, as 0,5,11.")
     define.string("image_size", "", "Side in pixels, as 224, or HEIGHTxWIDTH; default: each backbone's own.")
+    define.float(
+        "gsd",
+        None,
+        "Metres a pixel of the images as --image_size leaves them, for backbones whose positions know it (Scale-MAE); "
+        "default: each backbone's own.",
+    )
     define.integer("batch_size", 32, "Images a forward pass; rounded down to a power of two.")
     define.enum("dtype", "float32", DTYPES, "Of the forward pass and of the feature table.")
     define.enum(
@@ -280,10 +295,11 @@ def launch_values(values: flags.FlagValues) -> dict:
 def run_values(values: flags.FlagValues) -> dict:
     """The fields of `RunConfig` from parsed flags."""
     return launch_values(values) | {
-        "backbones": tuple(values.backbones),
+        "backbones": tuple(itertools.chain.from_iterable(map(_expanded, values.backbones))),
         "tokens": _choices("tokens", values.tokens, ALL_TOKENS),
         "layers": _layers(values.layers),
         "image_size": _image_size(values.image_size),
+        "gsd": values.gsd,
         "batch_size": values.batch_size,
         "dtype": values.dtype,
         "crop": values.crop,
@@ -326,6 +342,21 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
         pixel_level=values.pixel_level,
         examples=values.examples,
     )
+
+
+def _expanded(name: str) -> list[str]:
+    """The name; of a pattern, the converted folders that match it, but those half written: their names begin with a dot."""
+    path = epath.Path(name).expanduser()
+    plain = list(itertools.takewhile(lambda part: not re.search(r"[*?[]", part), path.parts))
+    if len(plain) == len(path.parts) or path.exists():
+        return [name]
+    matching = epath.Path(*plain).glob("/".join(path.parts[len(plain) :]))
+    shown = [folder for folder in matching if not folder.name.startswith(".")]
+    found = sorted(os.fspath(folder) for folder in shown if (folder / "backbone.json").exists())
+    require(
+        bool(found), "backbones", f"{name!r} matches no converted folder (one with a backbone.json); check the pattern"
+    )
+    return found
 
 
 def _layers(text: str) -> str | tuple[int, ...]:

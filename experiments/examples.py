@@ -10,7 +10,8 @@ import pyarrow as pa
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from experiments.preparation import PreparedData, make_transform
+from experiments.backbones import make_transform
+from experiments.preparation import PreparedData
 from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.data.dataset import ImageSubset
 from vitprobe_jax.data.labels import LabelTable

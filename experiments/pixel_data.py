@@ -9,8 +9,9 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Int
 
+from experiments.backbones import make_transform
 from experiments.config import RunConfig
-from experiments.preparation import PreparedData, make_transform
+from experiments.preparation import PreparedData
 from experiments.processes import share
 from experiments.progress import progress
 from vitprobe_jax.backbones.loading import Backbone

@@ -12,14 +12,13 @@ from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Int
 
+from experiments.backbones import make_transform
 from experiments.config import RunConfig
 from experiments.plan import BackbonePlan, Bounds, memory_bounds, plan_backbone
 from experiments.processes import on_first, share
 from experiments.progress import TRIAL_BATCHES, foretold, progress, stamped
 from experiments.results_folder import ResultsFolder
-from vitprobe_jax.backbones.capture import check_layers
-from vitprobe_jax.backbones.loading import Backbone, load_backbone
-from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED_OBJECTIVE
+from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.data.dataset import Dataset, ImageSplit, draw_subset
 from vitprobe_jax.data.label_cache import cached_labels
 from vitprobe_jax.data.labels import LabelTable, build_labels
@@ -33,43 +32,6 @@ from vitprobe_jax.features.picks import pick_patches
 from vitprobe_jax.features.store import Cell, MemoryStore, RowShape, RowSink, RowStore
 from vitprobe_jax.features.table import FeatureTable, place_table
 from vitprobe_jax.types import SPLITS, Split, Task
-
-
-def load_backbones(config: RunConfig) -> list[Backbone]:
-    """All backbones of a run, checked against its layers and image size before any work starts.
-
-    Raises:
-        InputError: one cannot be loaded, lacks a wanted block, does not fit the image size; two have one name.
-    """
-    backbones = [load_backbone(name) for name in config.backbones]
-    names = [backbone.spec.name for backbone in backbones]
-    if len(set(names)) < len(names):
-        raise InputError(f"--backbones: two are called the same ({', '.join(names)}); convert one with another --name")
-    for backbone in backbones:
-        check_layers(config.blocks(backbone.spec.config.depth), backbone.spec.config)
-        height, width = make_transform(config, "segmentation", backbone).size
-        patch = backbone.spec.config.patch_size
-        if height % patch or width % patch:
-            raise InputError(
-                f"--image_size: {height}x{width} is no multiple of the patch size {patch} of {backbone.spec.name}"
-            )
-    return backbones
-
-
-def input_digests(dataset: Dataset, backbones: Sequence[Backbone]) -> dict[str, str]:
-    """What a run's results depend on beside its flags, by what a user would call it."""
-    weights = {f"the weights of {backbone.spec.name}": backbone.spec.params_sha256 for backbone in backbones}
-    return {f"the content of {dataset.name}": dataset.fingerprint} | weights
-
-
-def make_transform(config: RunConfig, task: Task, backbone: Backbone) -> Transform:
-    """How images reach this backbone under the run's flags."""
-    spec = backbone.spec
-    native = (spec.config.grid[0] * spec.config.patch_size, spec.config.grid[1] * spec.config.patch_size)
-    crop = config.crop
-    if crop == "auto":
-        crop = "none" if task == "segmentation" else "family"
-    return Transform(config.image_size or native, crop, spec.preprocess.resize_ratio, spec.preprocess.interpolation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -374,14 +336,3 @@ class PreparedData:
             "task": self.task,
             "patch_label": self.config.patch_label,
         }
-
-
-def note_backbone(backbone: Backbone, task: Task, folder: ResultsFolder) -> None:
-    """Writes down what a reader of the results must know of a backbone."""
-    spec = backbone.spec
-    if spec.objective == UNTRAINED_OBJECTIVE:
-        folder.note(
-            f"{spec.name} is an untrained control: random weights; its numbers say what architecture alone gives"
-        )
-    if task == "classification" and not spec.config.class_token:
-        folder.note(f"{spec.name} has no [CLS]; the mean of its patch tokens stands for the image")

@@ -17,10 +17,11 @@ from absl import flags
 from etils import epath
 
 from experiments import config as run_config
+from experiments.backbones import input_digests, load_backbones
 from experiments.cells import Design, SweepCell
 from experiments.config import SweepConfig
 from experiments.plan import BackbonePlan
-from experiments.preparation import PreparedData, input_digests, load_backbones
+from experiments.preparation import PreparedData
 from experiments.processes import make_meshes
 from experiments.progress import progress
 from experiments.results_folder import ResultsFolder

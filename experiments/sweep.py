@@ -11,12 +11,13 @@ from etils import epath
 
 from experiments import config as run_config
 from experiments import processes
+from experiments.backbones import input_digests, load_backbones, note_backbone
 from experiments.cells import Design, SweepCell
 from experiments.config import SweepConfig
 from experiments.examples import make_examples
 from experiments.pixel_data import pixel_grid, pixel_table
 from experiments.plan import BackbonePlan, format_plan
-from experiments.preparation import PreparedData, input_digests, load_backbones, note_backbone
+from experiments.preparation import PreparedData
 from experiments.progress import expected_time, progress
 from experiments.results_folder import ResultsFolder
 from vitprobe_jax import cli

@@ -37,7 +37,10 @@ PAGE_SUBSTITUTIONS = {
     "README.md": (
         (r"--input=photos\b", "--input=made/plain"),
         (r"\bimagefolder:animals\b", "imagefolder:made/classes"),
+        # No file is fetched here; tests/checkpoints_convert/test_modes.py does that.
+        (r"--download\b", "--input=mae_pretrain_vit_base.pth"),
     ),
+    "docs/zoo.md": ((r"--download\b", "--input=scalemae-vitlarge-800.pth"),),
 }
 """The same for single pages."""
 
@@ -56,11 +59,13 @@ NOT_RUN = {
     r"(export|alias) \w+=": "variables of a cloud project",
     r"(gcloud|all) ": "needs a Cloud TPU slice",
     r"python -m experiments\.report out/dino\b": "reads what that slice's sweep left",
+    r"python -m checkpoints_convert\.listing\b": "writes pages of a clone; see tests/checkpoints_convert/test_listing.py",
+    r"(python -m )?pytest\b|python -m tests\.zoo\b": "tests, of which CI runs all",
     r"python -m vitprobe_jax\.data\.tfds_builders --dataset=imagenet200": "needs ImageNet; see tests/data/test_tfds.py",
 }
 """(regular expression at the beginning of a command) -> why it does not run here."""
 
-NAMES = {"README.md": {"images": np.zeros((2, 32, 32, 3), np.uint8)}}
+NAMES = {page: {"images": np.zeros((2, 32, 32, 3), np.uint8)} for page in ("README.md", "docs/zoo.md")}
 """What a page's Python expects its reader to have."""
 
 

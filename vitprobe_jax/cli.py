@@ -51,6 +51,10 @@ def run(
             _end_on_signals(interrupted)
         try:
             main(argv)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Who reads has seen enough, as `head` does; what is left in the buffer must not be tried again on the way out.
+            os._exit(128 + signal.SIGPIPE)
         except InputError as error:
             if main.__module__ == "__main__" and interrupted is None:
                 # As a program of its own: on the way out, threads of libraries that have just begun may abort the process.

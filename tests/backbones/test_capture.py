@@ -1,17 +1,18 @@
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.backbones.random_vit import random_params
+from tests.zoo.quick import quick_jit
 from vitprobe_jax.backbones.capture import capture, capture_pixels, normalize
 from vitprobe_jax.backbones.config import Preprocess, ViTConfig
 from vitprobe_jax.backbones.vit import ViT
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import INTERMEDIATES, TOKENS
 
-CONFIG = ViTConfig(patch_size=4, width=24, depth=5, num_heads=3, mlp_dim=96, grid=(4, 4))
+CONFIG = ViTConfig(patch_size=4, width=24, depth=3, num_heads=3, mlp_dim=96, grid=(4, 4))
 EVERYTHING = [(layer, name) for layer in range(CONFIG.depth) for name in INTERMEDIATES]
 LAST = CONFIG.depth - 1
 
@@ -25,17 +26,8 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def params(images):
-    """Random weights of order-1 activations; biases and LayerNorms are random too, so that none can be forgotten."""
-    rng = np.random.default_rng(1)
-
-    def fill(path, leaf):
-        name = path[-1].key
-        deviation = {"kernel": np.prod(leaf.shape[:-1]) ** -0.5, "scale": 0.2, "bias": 0.2}.get(name, 1.0)
-        return jnp.asarray(rng.normal(scale=deviation, size=leaf.shape) + (name == "scale"), jnp.float32)
-
-    shapes = jax.eval_shape(ViT(CONFIG).init, jax.random.key(0), images)["params"]
-    return jax.tree_util.tree_map_with_path(fill, shapes)
+def params():
+    return random_params(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +37,7 @@ def everything(params, images):
 
 
 def jitted(wanted, config=CONFIG, **options):
-    return jax.jit(lambda params, images: capture(config, params, images, wanted, **options))
+    return quick_jit(lambda params, images: capture(config, params, images, wanted, **options))
 
 
 def test_jit_is_no_jit(params, images, everything):
@@ -71,7 +63,7 @@ def test_asking_for_fewer_changes_nothing(params, images, everything, name):
         ((0, "x1"), 4),
         ((0, "xn"), 4),
         ((0, "x2"), 6),
-        ((2, "x2_raw"), 3 * 6),
+        ((1, "x2_raw"), 2 * 6),
         ((LAST, "k"), LAST * 6 + 1),
         ((LAST, "x2"), LAST * 6 + 6),
     ],
@@ -91,41 +83,14 @@ def test_first_block_of_a_deep_model_costs_one_block(params, images):
 
 
 def test_six_tokens_of_the_last_block_cost_what_the_plain_forward_does(params, images):
-    plain = jax.jit(lambda params, images: ViT(CONFIG).apply({"params": params}, images))
+    plain = quick_jit(lambda params, images: ViT(CONFIG).apply({"params": params}, images))
     tokens = jitted([(LAST, token) for token in TOKENS])
     costs = [function.lower(params, images).compile().cost_analysis()["flops"] for function in (plain, tokens)]
     assert costs[1] <= 1.01 * costs[0]
 
 
-def test_maps_are_the_softmax_of_scaled_queries_and_keys(everything):
-    def heads(tokens):
-        return np.asarray(tokens, np.float64).reshape(*tokens.shape[:2], CONFIG.num_heads, -1)
-
-    for layer in range(CONFIG.depth):
-        maps = np.asarray(everything[layer, "attn"])
-        # Float32 sums over 17 tokens.
-        np.testing.assert_allclose(maps.sum(axis=-1), 1.0, atol=1e-6)
-        q, k = heads(everything[layer, "q"]), heads(everything[layer, "k"])
-        weights = np.exp(np.einsum("bqhc,bkhc->bhqk", q, k) / np.sqrt(CONFIG.width / CONFIG.num_heads))
-        np.testing.assert_allclose(maps, weights / weights.sum(axis=-1, keepdims=True), atol=REORDERED)
-
-
 def test_last_x2_is_the_output_of_the_plain_model(params, images, everything):
     np.testing.assert_array_equal(everything[LAST, "x2"], ViT(CONFIG).apply({"params": params}, images))
-
-
-@pytest.mark.parametrize("maps", [True, False])
-def test_bfloat16_follows_float32(params, images, everything, maps):
-    """Without maps, attention is the fused operator."""
-    wanted = [(layer, name) for layer, name in EVERYTHING if maps or name != "attn"]
-    rounded = jitted(wanted, dtype=jnp.bfloat16)(params, images)
-    for (layer, name), value in rounded.items():
-        assert value.dtype == (jnp.float32 if name == "attn" else jnp.bfloat16)
-        exact = np.asarray(everything[layer, name])
-        error = np.linalg.norm(value.astype(np.float32) - exact) / np.linalg.norm(exact)
-        # bfloat16 keeps 8 bits: 2e-3 a rounding; a block makes some twenty one after another, adding up at random.
-        assert error < 2e-3 * np.sqrt(20 * (layer + 1)), (layer, name)
-        assert error > 1e-4, f"{name} of block {layer} was not computed in bfloat16"
 
 
 def test_patches_are_equivariant_to_permutation_without_positions(params, images):
@@ -152,7 +117,7 @@ def test_without_class_token_every_token_is_a_patch(params, images):
 
 @pytest.mark.parametrize("layer", [-1, CONFIG.depth])
 def test_unknown_block_is_refused(params, images, layer):
-    with pytest.raises(InputError, match=f"no block {layer} in a model with blocks 0..4"):
+    with pytest.raises(InputError, match=f"no block {layer} in a model with blocks 0..2"):
         capture(CONFIG, params, images, [(layer, "q")])
 
 
@@ -172,9 +137,13 @@ def test_normalize_is_the_families_formula():
 @pytest.mark.parametrize("count", [3, 8, 11])
 def test_images_in_turns_give_the_same_tokens(params, count):
     """Fewer than two turns, whole turns, and turns with a rest."""
-    side = CONFIG.grid[0] * CONFIG.patch_size
+    config = dataclasses.replace(CONFIG, depth=1)
+    params = {
+        name: value for name, value in params.items() if name not in {f"blocks_{i}" for i in range(1, CONFIG.depth)}
+    }
+    side = config.grid[0] * config.patch_size
     pixels = jnp.asarray(np.random.default_rng(4).integers(0, 256, (count, side, side, 3), np.uint8))
-    wanted = [(LAST, "x2"), (0, "attn")]
-    together = jax.jit(lambda: capture(CONFIG, params, normalize(pixels, Preprocess()), wanted))()
-    for key, value in jax.jit(lambda: capture_pixels(CONFIG, Preprocess(), params, pixels, wanted))().items():
+    wanted = [(0, "x2"), (0, "attn")]
+    together = quick_jit(lambda: capture(config, params, normalize(pixels, Preprocess()), wanted))()
+    for key, value in quick_jit(lambda: capture_pixels(config, Preprocess(), params, pixels, wanted))().items():
         np.testing.assert_allclose(value, together[key], atol=REORDERED)

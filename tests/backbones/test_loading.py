@@ -9,18 +9,19 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from tests.backbones.converted import Converted, convert_random
+from tests.backbones.random_vit import random_params, tiny
+from tests.zoo import SPECIMENS
+from tests.zoo.conversion import Converted, convert_into
+from vitprobe_jax.backbones.config import BackboneSpec
 from vitprobe_jax.backbones.loading import load_backbone, load_decoder, read_spec
+from vitprobe_jax.backbones.saving import save_backbone, streamed
 from vitprobe_jax.backbones.untrained import OBJECTIVE, UNTRAINED, sincos_positions
 from vitprobe_jax.errors import InputError
-
-SIZES = {"width": 24, "depth": 2, "num_heads": 3, "patch_size": 4, "grid": 3, "mlp_dim": 60}
-DECODER = {"width": 20, "depth": 1, "num_heads": 5}
 
 
 @pytest.fixture(scope="module")
 def mae(tmp_path_factory) -> Converted:
-    return convert_random(tmp_path_factory.mktemp("mae"), "mae", decoder=DECODER, **SIZES)
+    return convert_into(tmp_path_factory.mktemp("mae"), SPECIMENS["mae_decoder"])
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def same(left, right) -> bool:
 def test_backbone_is_what_the_file_held(mae):
     spec, params = mae.backbone.spec, mae.backbone.params
     assert spec == read_spec(mae.folder)
-    assert (spec.config.grid, spec.config.mlp_dim, spec.source) == ((3, 3), 60, "mae.pth")
+    assert (spec.config.grid, spec.config.mlp_dim, spec.source) == ((5, 5), 72, "checkpoint.pth")
     kernel = mae.state["blocks.1.attn.qkv.weight"].numpy().T
     np.testing.assert_array_equal(params["blocks_1"]["attn"]["qkv"]["kernel"], kernel)
     assert all(leaf.dtype == np.float32 and len(leaf.devices()) == 1 for leaf in jax.tree.leaves(params))
@@ -65,13 +66,13 @@ def test_backbone_is_what_the_file_held(mae):
 
 def test_decoder_is_what_the_file_held(mae):
     config, params = load_decoder(mae.folder)
-    assert (config.width, config.depth, config.num_heads) == (20, 1, 5)
+    assert (config.width, config.depth, config.num_heads) == (36, 2, 3)
     np.testing.assert_array_equal(params["mask_token"], mae.state["mask_token"].numpy())
 
 
 def test_decoder_of_an_encoder_only_file(tmp_path):
-    converted = convert_random(tmp_path, "dino", **SIZES)
-    assert "dino.pth had no decoder" in refusal(load_decoder, converted.folder)
+    converted = convert_into(tmp_path, SPECIMENS["dino"])
+    assert "checkpoint.pth had no decoder" in refusal(load_decoder, converted.folder)
 
 
 def test_neither_folder_nor_bundled_name(tmp_path):
@@ -94,8 +95,12 @@ def test_missing_decoder(folder):
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing"])
-def test_no_damaged_file_passes_for_a_good_one(mae, folder, damage):
+def test_no_damaged_file_passes_for_a_good_one(tmp_path, damage):
     """Loading ends in one line, or, where the file was of no use to anybody, in the very same parameters."""
+    # Small, as every parameter has a file.
+    folder, config = tmp_path / "small", tiny("dino", width=8, num_heads=2, depth=1)
+    params = random_params(config)
+    save_backbone(folder, BackboneSpec(name="s", family="dino", objective="", config=config), streamed(params), {})
     refused = []
     for path in [path for path in (folder / "params").rglob("*") if path.is_file()]:
         content = path.read_bytes()
@@ -108,7 +113,7 @@ def test_no_damaged_file_passes_for_a_good_one(mae, folder, damage):
         except InputError as error:
             refused.append(str(error))
         else:
-            assert same(loaded, mae.backbone.params), path
+            assert same(loaded, params), path
         path.write_bytes(content)
     assert len(refused) >= 3
     assert not [message for message in refused if "\n" in message]
@@ -132,13 +137,13 @@ except InputError:
 @pytest.mark.parametrize(
     ("section", "changes", "named"),
     [
-        ("config", {"width": 48}, "blocks_0"),
+        ("config", {"width": 50}, "blocks_0"),
         ("config", {"depth": 3}, "blocks_2"),
         ("config", {"depth": 1}, "blocks_1"),
         ("config", {"mlp_dim": 96}, "mlp"),
         ("config", {"grid": [4, 4]}, "pos_embed"),
-        ("config", {"num_heads": 5}, "num_heads"),
-        ("config", {"num_heads": "3"}, "backbone record"),
+        ("config", {"num_heads": 3}, "num_heads"),
+        ("config", {"num_heads": "5"}, "backbone record"),
         ("config", {"registers": 4}, "registers"),
         ("config", {"resample": "lanczos"}, "resample"),
         ("config", {"layer_norm_eps": -1.0}, "layer_norm_eps"),

@@ -1,6 +1,5 @@
-"""Writes random weights in the layouts of DINO's, MAE's and Hugging Face's checkpoints, from a few sizes."""
+"""Writes random weights in the layouts of DINO's and MAE's checkpoints, from a few sizes."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -105,23 +104,3 @@ def write_mae(
         state |= plain_decoder(encoder_width=width, patch_size=patch_size, grid=grid, **decoder, seed=seed)
     torch.save({"model": state, **(weights.training_state() if decoder else {})}, path)
     return state
-
-
-def write_huggingface(folder: Path, model: "torch.nn.Module", **options) -> None:
-    """Writes a transformers model as its own `save_pretrained` does; `max_shard_size="40KB"` makes several shards."""
-    model.save_pretrained(folder, **options)
-
-
-def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Draws every parameter anew: transformers starts with zero biases and unit LayerNorms, which hide mistakes."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim in (2, 4):
-                parameter.copy_(noise / math.sqrt(parameter[0].numel()))
-            elif "norm" in name and name.endswith("weight"):
-                parameter.copy_(1 + 0.2 * noise)
-            else:
-                parameter.copy_(0.2 * noise)
-    return model.eval()

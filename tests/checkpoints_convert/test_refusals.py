@@ -32,23 +32,6 @@ def test_all_missing_extra_and_mis_shaped_keys_stand_in_one_error(suffix, tmp_pa
     assert message.count("instead of") == 3
 
 
-def test_each_single_missing_key_is_named(tmp_path):
-    weights = official_files.plain_state_dict(**TINY)
-    for key in weights:
-        torch.save({k: v for k, v in weights.items() if k != key}, tmp_path / "file.pth")
-        assert f"missing: {key};" in failure(tmp_path / "file.pth", tmp_path / "out")
-
-
-def test_each_single_mis_shaped_key_is_named(tmp_path):
-    weights = official_files.plain_state_dict(**TINY)
-    for key, tensor in weights.items():
-        for wrong in (tensor[None], torch.cat([tensor, tensor])):
-            torch.save({**weights, key: wrong}, tmp_path / "file.pth")
-            message = failure(tmp_path / "file.pth", tmp_path / "out")
-            assert f"mis-shaped: {key} {str(tuple(wrong.shape)).replace(',)', ')')} instead of" in message, message
-            assert message.count("instead of") == 1
-
-
 def test_a_long_list_folds_block_numbers_and_stays_complete(tmp_path):
     weights = official_files.plain_state_dict(**{**TINY, "depth": 12})
     kept = {key: value for key, value in weights.items() if not re.match(r"blocks\.([3-9]|11)\.(attn|mlp)", key)}
@@ -81,30 +64,31 @@ def test_a_damaged_weight_is_refused(tmp_path):
     assert "is damaged" in failure(file, tmp_path / "out")
 
 
-def test_other_families_are_named(tmp_path):
-    mae, dino = tmp_path / "mae.pth", tmp_path / "dino.pth"
-    official_files.write_mae(mae, **TINY, decoder=DECODER)
-    assert "a checkpoint of mae, not of dino; give --family=mae" in failure(mae, tmp_path / "out")
-    official_files.write_dino(dino, **TINY, layout="teacher")
-    assert "a checkpoint of dino, not of mae" in failure(dino, tmp_path / "out", family="mae")
-    weights = official_files.write_mae(mae, **TINY, decoder=DECODER)
-    save_file(weights, tmp_path / "mae.safetensors")
-    assert "--family=mae" in failure(tmp_path / "mae.safetensors", tmp_path / "out")
-    simmim = {"model": {f"encoder.{key}": tensor for key, tensor in official_files.plain_state_dict(**TINY).items()}}
-    torch.save(simmim, tmp_path / "simmim.pth")
-    assert "no weights of mae in it (it holds model)" in failure(
-        tmp_path / "simmim.pth", tmp_path / "out", family="mae"
+def test_what_holds_no_vit_says_what_it_holds(tmp_path):
+    linear, listed, out = tmp_path / "linear.pth", tmp_path / "list.pth", tmp_path / "out"
+    torch.save(torch.nn.Linear(2, 2).state_dict(), linear)
+    assert failure(linear, out) == (
+        f"{linear}: no weights of dino in it (it holds weight, bias); give an official checkpoint of the family"
     )
-    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
-    assert "no weights of dino in it (it holds weight, bias)" in failure(tmp_path / "linear.pth", tmp_path / "out")
-    torch.save([torch.ones(2)], tmp_path / "list.pth")
-    assert "holds a list, not a dict" in failure(tmp_path / "list.pth", tmp_path / "out")
-    fine_tuned = official_files.plain_state_dict(**TINY)
-    for parameter in ("weight", "bias"):
-        fine_tuned[f"fc_norm.{parameter}"] = fine_tuned.pop(f"norm.{parameter}")
-    torch.save({"model": {**fine_tuned, "head.weight": torch.ones(10, 36)}}, tmp_path / "tuned.pth")
-    message = failure(tmp_path / "tuned.pth", tmp_path / "out", family="mae")
-    assert "missing: norm.weight, norm.bias; extra: fc_norm.weight, fc_norm.bias, head.weight;" in message
+    assert failure(linear, out, family="auto") == (
+        f"{linear}: no weights of any family in it (it holds weight, bias); see --list for what is read"
+    )
+    torch.save({}, linear)
+    assert "(it holds nothing)" in failure(linear, out)
+    torch.save({str(i): i for i in range(9)}, linear)
+    assert "(it holds 0, 1, 2, 3, 4, ...)" in failure(linear, out)
+    torch.save([torch.ones(2)], listed)
+    assert "holds a list, not a dict" in failure(listed, out)
+
+
+def test_only_the_positions_tell(tmp_path):
+    """DINO's are learned; MAE's are fixed, with zeros for [CLS]."""
+    file, out = tmp_path / "flat.pth", tmp_path / "out"
+    for positions, family, other in (("random", "dino", "mae"), ("sincos", "mae", "dino")):
+        torch.save(official_files.plain_state_dict(**TINY, positions=positions), file)
+        assert failure(file, out, family=other) == (
+            f"{file}: a checkpoint of {family}, not of {other}; give --family={family}"
+        )
 
 
 def test_another_arch_says_which_sizes_differ(tmp_path):
@@ -128,14 +112,18 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 def test_a_grid_that_is_no_square_is_refused(tmp_path):
     weights = official_files.plain_state_dict(**TINY)
     torch.save({**weights, "pos_embed": weights["pos_embed"][:, :9]}, tmp_path / "file.pth")
-    assert "9 rows instead of 1 + a square" in failure(tmp_path / "file.pth", tmp_path / "out")
+    assert "mis-shaped: pos_embed with 9 rows instead of 1 + a square;" in failure(
+        tmp_path / "file.pth", tmp_path / "out"
+    )
 
 
 def test_arguments_are_checked(tmp_path):
     file, out = tmp_path / "file.pth", tmp_path / "out"
     official_files.write_mae(file, **TINY, decoder=DECODER)
-    assert "--family: 'dinov9' is none of dino, mae" in failure(file, out, family="dinov9")
-    assert "--arch: 'vits32' is none of vits16" in failure(file, out, arch="vits32")
+    dino = tmp_path / "dino.pth"
+    official_files.write_dino(dino, **TINY)
+    assert "--family: 'dinov9' is none of auto, dino, ibot, " in failure(file, out, family="dinov9")
+    assert "--arch: 'vits32' is none of vits16" in failure(dino, out, arch="vits32")
     assert "--arch: give one of vitb16" in failure(file, out, family="mae", num_heads=None)
     assert "--decoder_heads: the file holds a decoder" in failure(file, out, family="mae")
     assert "does not divide the width 36" in failure(file, out, family="mae", num_heads=5, decoder_heads=2)

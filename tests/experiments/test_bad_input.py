@@ -53,7 +53,7 @@ def fails(capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
     [
-        ("tokens", "k,z", "--tokens|'z'|q, k, v, x1, xn, x2"),
+        ("tokens", "k,z", "--tokens|'z'|q, k, v, x1, xn, x2, q_rotated, k_rotated"),
         ("tokens", "", "--tokens"),
         ("rules", "svm", "--rules|'svm'|hyperplane, cosine"),
         ("shots", "1,many", "--shots|'many'"),
@@ -68,6 +68,8 @@ def fails(capsys, monkeypatch, tmp_path):
         ("layers", "4", "--layers|no block 4|0..3"),
         ("layers", "first", "--layers|'first'"),
         ("image_size", "60", "--image_size|60x60|patch size 8"),
+        ("gsd", "0", "--gsd"),
+        ("gsd", "0.3", "--gsd|no backbone"),
         ("image_size", "big", "--image_size|'big'"),
         ("task", "detection", "task|detection|segmentation"),
         ("dtype", "float8", "dtype|float8"),
@@ -83,6 +85,7 @@ def fails(capsys, monkeypatch, tmp_path):
         ("probe_memory", "0", "--probe_memory"),
         ("rounds", "0", "--rounds"),
         ("backbones", "no_such_model", "--backbones|no_such_model|untrained_dino_tiny"),
+        ("backbones", "/no/such/zoo/*", "--backbones|'/no/such/zoo/*'|backbone.json"),
         ("backbones", "untrained_dino_tiny,untrained_dino_tiny", "--backbones|twice"),
         ("dataset", "coco:here", "--dataset|coco|broden:DIR"),
         ("dataset", "shapes:many", "--dataset|shapes:many"),
@@ -188,7 +191,7 @@ def test_the_installed_command_works_from_any_folder(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "error: --tokens: 'nose' unknown; choose from q, k, v, x1, xn, x2",
+        "error: --tokens: 'nose' unknown; choose from q, k, v, x1, xn, x2, q_rotated, k_rotated",
     ]
     assert list(tmp_path.iterdir()) == []
 

@@ -14,6 +14,7 @@ from experiments import sweep as sweeps
 from experiments.config import define_sweep_flags, sweep_config
 from experiments.pixel_data import pixel_grid
 from experiments.sweep import run_sweep
+from tests.backbones.random_folder import save_random
 from vitprobe_jax.backbones.loading import Backbone, load_backbone
 from vitprobe_jax.data import open_dataset
 from vitprobe_jax.data.labels import build_labels
@@ -379,8 +380,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.usefixtures("without_page")
 def test_classification_of_class_folders(tmp_path):
-    """Two classes of plain colours: separable by any token. A file that is no image is left out and counted."""
+    """Two classes of plain colours: separable by any token. A file that is no image is left out and counted.
+
+    One of the backbones has no [CLS]: the mean of its patches takes part, and the run says so.
+    """
     from PIL import Image
 
     for split, count in (("train", 12), ("val", 8)):
@@ -395,19 +400,23 @@ def test_classification_of_class_folders(tmp_path):
         tmp_path / "out",
         "--task=classification",
         f"--dataset=imagefolder:{tmp_path / 'images'}",
-        "--backbones=untrained_dino_tiny,untrained_mae_tiny",
+        f"--backbones=untrained_dino_tiny,{save_random(tmp_path, 'ijepa', width=96)}",
         "--tokens=x2",
         "--shots=5",
         "--trials=2",
     )
     run_sweep(config)
     table = read_table(config.out / "results.parquet")
+    assert pc.unique(table["backbone"]).to_pylist() == ["untrained_dino_tiny", "ijepa"]
     plane = table.filter(pc.equal(table["rule"], "hyperplane"))
     assert sorted(set(plane["n_pos_train"].to_pylist())) == [12]
     # The [CLS] of an untrained model hardly moves with the input, but what it does is enough for two plain colours.
     assert np.mean(plane["accuracy"].to_pylist()) > 0.9
     notes = json.loads((config.out / "run.json").read_text())["notes"]
     assert any("broken.jpg" in note for note in notes)
+    assert [note for note in notes if "mean of its patch tokens" in note] == [
+        "ijepa: the mean of its patch tokens stands for the image, as it has no [CLS]"
+    ]
 
 
 def test_few_positives_and_other_limits_are_skipped_rows(tmp_path):

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitprobe_jax.backbones.config import Architecture, sized
 from vitprobe_jax.backbones.loading import Backbone, load_backbone
 from vitprobe_jax.data.dataset import Annotation
 from vitprobe_jax.data.pipeline import image_batches
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.features.extract import extract, fitting_batch, shard_images
+from vitprobe_jax.features.extract import extract, fitting_batch, select_rows, shard_images
 from vitprobe_jax.features.store import MemoryStore, RowShape
 from vitprobe_jax.features.table import DATA_AXIS
 
@@ -88,6 +89,24 @@ def test_rows_are_the_tokens_of_each_image(task):
     for cell in CELLS:
         np.testing.assert_allclose(rows_of(store, cell), np.asarray(tokens[cell])[:, rows], rtol=1e-4, atol=1e-5)
     assert store.errors() == {}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "global_row"),
+    [
+        (Architecture(num_registers=2), [0]),
+        (Architecture(class_token=False, num_registers=2, pool="patches"), [2, 3, 4, 5]),
+        (Architecture(pool="patches_then_norm"), [1, 2, 3, 4]),
+        (Architecture(class_token=False, num_registers=4, pool="predictor"), [4, 5, 6, 7]),
+    ],
+)
+def test_prefix_tokens_are_no_patches_and_the_pool_says_what_stands_for_an_image(architecture, global_row):
+    config = sized(architecture, patch_size=8, width=6, depth=1, num_heads=1, mlp_dim=6, grid=(2, 2))
+    tokens = np.random.default_rng(0).normal(size=(3, config.num_prefix_tokens + 4, 6)).astype(np.float32)
+    patches = select_rows(jnp.asarray(tokens), config, "segmentation")
+    np.testing.assert_array_equal(patches, tokens[:, config.num_prefix_tokens :])
+    rows = select_rows(jnp.asarray(tokens), config, "classification")
+    np.testing.assert_allclose(rows, tokens[:, global_row].mean(1, keepdims=True), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("devices", [2, 3, 8])

@@ -8,7 +8,8 @@ import pytest
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.metrics.results import SCHEMA, make_table
 from vitprobe_jax.metrics.statistics import holm, paired_test
-from vitprobe_jax.report import answers, tables
+from vitprobe_jax.report import answers, sentences, tables
+from vitprobe_jax.report.comparison import LEVEL
 
 DINO, MAE, CONTROL = ("dino_vits16", "self-distillation"), ("mae_vitb16", "masked pixels"), ("tiny", UNTRAINED)
 TOKENS = {"q": 0.0, "k": 0.1, "v": 0.1}
@@ -192,7 +193,7 @@ def test_means_and_ranks_that_disagree_are_no_claim(planted):
         row["accuracy"] = 0.5 if row["token"] == "q" else (1.0 if row["concept"] == 1 else 0.495)
     (comparison,) = answers.compare_tokens(make_table(rows))
     assert comparison.first.token == "k"
-    assert comparison.p_adjusted < answers.LEVEL
+    assert comparison.p_adjusted < LEVEL
     assert not comparison.holds
     assert not comparison.reversed
     (answer,) = answers.answer(make_table(rows))
@@ -250,20 +251,44 @@ def test_scarce_images_are_told(planted):
 
 
 def test_numbers_are_written_as_readers_expect():
-    written = [answers._number(value) for value in (-0.0001, 0.12349, -0.5)]
+    written = [sentences.number(value) for value in (-0.0001, 0.12349, -0.5)]
     assert written == ["0.000", "0.123", "-0.500"]
-    assert [answers._p_value(p) for p in (0.0, 0.0009, 0.0312, 1.0)] == [
+    assert [sentences.p_value(p) for p in (0.0, 0.0009, 0.0312, 1.0)] == [
         "p < 0.001",
         "p < 0.001",
         "p = 0.031",
         "p = 1.000",
     ]
-    assert [answers._count(n, "concept") for n in (1, 1190)] == ["1 concept", "1,190 concepts"]
-    assert [answers._list(names) for names in (["v"], ["v", "xn"], ["v", "xn", "q"])] == [
+    assert [sentences.count(n, "concept") for n in (1, 1190)] == ["1 concept", "1,190 concepts"]
+    assert [sentences.listed(names) for names in (["v"], ["v", "xn"], ["v", "xn", "q"])] == [
         "v",
         "v and xn",
         "v, xn and q",
     ]
+
+
+def test_of_many_backbones_the_far_ones_share_a_sentence(planted):
+    """Two as good as the best, four far behind; the control as good as the last of them."""
+    level = {"a": 0.2, "b": 0.2, "c": 0.2, "d": 0.1, "e": 0.1, "f": 0.05, "g": 0.0, "tiny": 0.0}
+    backbones = (*((name, "masked pixels") for name in level if name != "tiny"), CONTROL)
+    rows = planted(
+        lambda row: level[row["backbone"]], backbones=backbones, rules=("hyperplane",), tokens=("k",), noise=0.03
+    )
+    (answer,) = answers.answer(make_table(rows))
+    of_backbones, of_controls = (
+        [sentence for sentence in answer.sentences if words in sentence]
+        for words in ("other backbones", "other trained backbones")
+    )
+    assert sum("With a hyperplane, k of block 11 of" in sentence for sentence in answer.sentences) == 2 * 3
+    best, near = answer.best.backbone, {"a", "b", "c"} - {answer.best.backbone}
+    assert best in ("a", "b", "c")
+    spelled = [c.second.backbone for c in answer.against if c.first.backbone == best][:3]
+    assert near < set(spelled)
+    (left,) = {"d", "e"} - set(spelled)
+    assert of_backbones == [f"As to the other backbones, each by its best token: it beats {left}, f and g."]
+    (of_control,) = of_controls
+    assert "the control falls behind " in of_control
+    assert of_control.endswith("; it is not distinguishable from g.")
 
 
 def test_any_metric_can_be_asked_for(planted):

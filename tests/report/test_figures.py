@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection, QuadMesh
 
-from tests.report.conftest import BACKBONES
+from tests.report.conftest import BACKBONES, CONCEPTS
 from tests.report.drawn import data_lines, full_rows, heights, mean, points, whiskers
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.results import METRICS, make_table
 from vitprobe_jax.report import figures, tables
 from vitprobe_jax.report.figures import style
+from vitprobe_jax.types import TOKENS
 
 BARS = [
     (figures.accuracy_by_token, ("accuracy",), "hyperplane"),
@@ -57,6 +58,22 @@ def test_bars_do_not_overlap_and_stand_over_their_token(results_rows):
     for place, token in enumerate(("q", "k", "x2")):
         here = {bar.get_height() for bar in bars if abs(bar.get_x() + bar.get_width() / 2 - place) < 0.5}
         assert here == {row.scores["accuracy"].mean for row in tables.summarise(table) if row.token == token}
+
+
+def test_bars_stay_wide_enough_to_be_seen(results_rows):
+    """Of all families at once, too: five hundredths of an inch, about what a whisker and the hatch beside it need."""
+    for count in (2, 8, 20):
+        rows = results_rows(
+            rules=("hyperplane",),
+            tokens=TOKENS,
+            backbones=tuple((f"b{i}", "trained") for i in range(count)),
+            concepts=CONCEPTS[:1],
+        )
+        figure = figures.accuracy_by_token(make_table(rows))
+        (axes,) = figure.axes
+        inches = axes.get_position().width * figure.get_figwidth() / np.ptp(axes.get_xlim())
+        assert min(bar.get_width() for bars in axes.containers for bar in bars) * inches > 0.05
+        assert figure.get_figwidth() == style.WIDTH * (2 if count == 20 else 1)
 
 
 def test_the_numbers_above_bars_are_theirs(results_rows):

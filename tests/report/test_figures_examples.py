@@ -206,6 +206,27 @@ def test_illustrations_of_photographs(results_rows, examples):
     assert not any(one.photographs for one in figures.illustrate(table, None))
 
 
+def test_of_many_backbones_the_best_are_shown(results_rows, examples):
+    """Eight backbones, of which the third and the sixth are worst."""
+    names = [f"model_{i}" for i in range(8)]
+    rows = [row for row in examples.rows if (row.backbone, row.rule) == (BACKBONES[0][0], "hyperplane")]
+    many = Examples(tuple(dataclasses.replace(row, backbone=name) for name in names for row in rows), examples.images)
+    options = {"backbones": tuple((name, "self-distillation") for name in names)}
+    table = make_table(
+        [
+            row | {"f1": row["f1"] / (2 if row["backbone"] in ("model_2", "model_5") else 1)}
+            for row in scored_table(results_rows, **options).to_pylist()
+            if row["rule"] == "hyperplane"
+        ]
+    )
+    found = [one for one in figures.illustrate(table, many) if one.photographs]
+    shown = [name for name in names if name not in ("model_2", "model_5")]
+    best = [f"seg_best_concepts_{name}_hyperplane" for name in shown]
+    assert [one.name for one in found if "best_concepts" in one.name] == best
+    assert "Of 8 backbones the 6 with the highest F1 are shown." in found[1].caption
+    assert len(tiles(found[1].figure)) == 5 * (1 + len(shown))
+
+
 def test_photographs_in_pages_are_small_and_keep_their_colours(results_rows, examples):
     figure = figures.best_concepts(scored_table(results_rows), examples, backbone=BACKBONES[0][0])
     svg = figures.svg(figure)

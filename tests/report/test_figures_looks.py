@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.results import SCHEMA, make_table, write_table
 from vitprobe_jax.report import figures, tables
 from vitprobe_jax.report.figures import style
-from vitprobe_jax.types import TOKENS
+from vitprobe_jax.types import ALL_TOKENS, TOKENS
 
 LONG = (
     ("dino_vits8_of_a_very_long_name_that_goes_on_and_on_until_it_ends_here", "self-distillation"),
@@ -50,7 +51,7 @@ SIGHT = {
 
 
 @pytest.mark.parametrize("sight", SIGHT)
-@pytest.mark.parametrize("palette", [tuple(style.TOKEN_COLOURS.values()), style.BACKBONE_COLOURS])
+@pytest.mark.parametrize("palette", [tuple(map(style.TOKEN_COLOURS.get, TOKENS)), style.BACKBONE_COLOURS])
 def test_colours_are_told_apart_by_the_colour_blind(sight, palette):
     """By a distance of 15 in CIELAB, six times what is just noticed (2.3); a grey of middle lightness would be nearer."""
     linear = [
@@ -63,6 +64,12 @@ def test_colours_are_told_apart_by_the_colour_blind(sight, palette):
 def test_nothing_depends_on_colour_alone(results_rows):
     tokens = style.token_marks(TOKENS)
     assert len({mark.marker for mark in tokens.values()}) == len(TOKENS)
+    # Rotated queries and keys look as the plain ones, but hollow; the page's own charts know them too.
+    assert len({(mark.marker, mark.hollow) for mark in style.token_marks(ALL_TOKENS).values()}) == len(ALL_TOKENS)
+    script = resources.files("vitprobe_jax.report").joinpath("concept_dialog.js").read_text("utf-8")
+    drawn = re.findall(r'(\w+): \["#\w+", "([\w ]+)"\]', script.split("TOKEN_LINES")[1].splitlines()[0])
+    assert [token for token, _ in drawn] == list(ALL_TOKENS)
+    assert len({shape for _, shape in drawn}) == len(ALL_TOKENS)
     rows = results_rows(rules=("hyperplane",), backbones=tuple((f"b{i}", "trained") for i in range(20)))
     marks = style.backbone_marks(tables.summarise(make_table(rows))).values()
     assert len({mark.hatch for mark in list(marks)[:7]}) == 7

@@ -10,8 +10,10 @@ import numpy as np
 from tests.checkpoints_convert.official_files import write_dino, write_mae
 from tests.data.broden_tree import write_image
 from tests.data.plain_tree import save_mask
+from tests.zoo.specimen import Sizes
 
 _SIZES = {"width": 16, "depth": 12, "num_heads": 2, "patch_size": 16, "grid": 2}
+_ZOO = Sizes(**_SIZES, mlp_dim=32)
 
 
 def write_files(folder: Path) -> None:
@@ -19,6 +21,7 @@ def write_files(folder: Path) -> None:
     write_dino(folder / "dino_deitsmall16_pretrain.pth", **_SIZES)
     write_dino(folder / "dino_vitbase16_pretrain.pth", **_SIZES)
     write_mae(folder / "mae_pretrain_vit_base.pth", **_SIZES)
+    _write_zoo(folder)
     write_image(folder / "new.jpg", 48, 64)
     for split, count in (("train", 8), ("val", 4)):
         for name in ("cat", "dog"):
@@ -31,6 +34,30 @@ def write_files(folder: Path) -> None:
     (folder / "made/plain/names.csv").write_text("number,name\n1,sky\n2,grass\n3,road\n")
     make = f"--input={folder / 'made/plain'}", f"--output={folder / 'made/broden'}"
     subprocess.run([sys.executable, "-m", "experiments.make_broden", *make], check=True, env=environment(folder))
+
+
+def _write_zoo(folder: Path) -> None:
+    # Here, so that what only reads the pages does not wait for transformers.
+    from experiments.benchmarks import torch_ops  # noqa: F401, must come before it
+
+    # isort: split
+    import transformers
+
+    from tests.zoo import capi, dinov2, plain_files
+
+    dinov2.write(folder / "dinov2_vits14_reg4_pretrain.pth", _ZOO, 0, registers=4, swiglu=False)
+    plain_files.write_augreg(folder / "model.safetensors", _ZOO, 0)
+    plain_files.write_scalemae(folder / "scalemae-vitlarge-800.pth", _ZOO, 0)
+    capi.write(folder / "capi_vitl14_p205.pth", _ZOO, 0)
+    config = transformers.IJepaConfig(
+        hidden_size=_ZOO.width,
+        num_hidden_layers=_ZOO.depth,
+        num_attention_heads=_ZOO.num_heads,
+        intermediate_size=_ZOO.mlp_dim,
+        image_size=_ZOO.grid * _ZOO.patch_size,
+        patch_size=_ZOO.patch_size,
+    )
+    transformers.IJepaModel(config).save_pretrained(folder / "ijepa_vith14_1k")
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -26,7 +26,7 @@ from tests.zoo.vit_models import keep_timm_block, timm_sizes
 TABLE = "relative_position_bias_table"
 INDEX = "relative_position_index"
 
-_TINY = Sizes(width=36, depth=3, num_heads=6, patch_size=4, grid=5, mlp_dim=60)
+_TINY = Sizes(width=36, depth=2, num_heads=6, patch_size=4, grid=5, mlp_dim=60)
 _B16 = Sizes(width=768, depth=12, num_heads=12, patch_size=16, grid=14, mlp_dim=3072)
 
 
@@ -177,13 +177,13 @@ def progression(native: int, side: int) -> np.ndarray:
     return np.array([-place for place in reversed(positive)] + [0.0] + positive)
 
 
-def _specimen(name, family, write, full: bool = True) -> Specimen:
+def _specimen(name, family, write, arch: str | None = "vitb16") -> Specimen:
     return Specimen(
         name=name,
         family=family,
         tiny=_TINY,
-        arch="vitb16" if full else None,
-        full=_B16 if full else None,
+        arch=arch,
+        full=None if arch is None else _B16,
         file="checkpoint.pth",
         write=write,
         trace=trace,
@@ -195,6 +195,6 @@ SPECIMENS = (
     _specimen("simmim", "simmim", write_simmim),
     _specimen("simmim_finetuned", "simmim_finetuned", write_finetuned),
     _specimen("beitv2", "beitv2", functools.partial(write_beitv2, container="model")),
-    _specimen("beitv2_module", "beitv2", functools.partial(write_beitv2, container="module"), full=False),
-    _specimen("beitv2_finetuned", "beitv2_finetuned", write_finetuned),
+    _specimen("beitv2_module", "beitv2", functools.partial(write_beitv2, container="module"), arch=None),
+    _specimen("beitv2_finetuned", "beitv2_finetuned", write_finetuned, arch="vitb16_ft1k"),
 )

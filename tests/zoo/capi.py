@@ -192,8 +192,8 @@ SPECIMENS = (
     Specimen(
         name="capi",
         family="capi",
-        tiny=Sizes(width=36, depth=3, num_heads=3, patch_size=4, grid=5, mlp_dim=100),
-        arch="vitl14",
+        tiny=Sizes(width=36, depth=2, num_heads=3, patch_size=4, grid=5, mlp_dim=100),
+        arch="vitl14_in1k",
         full=Sizes(width=1024, depth=24, num_heads=16, patch_size=14, grid=16, mlp_dim=4096),
         file="capi_vitl14_in1k.pth",
         write=write,

@@ -86,7 +86,7 @@ SPECIMENS = (
     Specimen(
         name="dinov2",
         family="dinov2",
-        tiny=Sizes(width=30, depth=3, num_heads=5, patch_size=4, grid=5, mlp_dim=90),
+        tiny=Sizes(width=30, depth=2, num_heads=5, patch_size=4, grid=5, mlp_dim=90),
         arch="vits14",
         full=Sizes(width=384, depth=12, num_heads=6, patch_size=14, grid=37, mlp_dim=1536),
         file="dinov2_vits14_pretrain.pth",

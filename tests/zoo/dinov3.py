@@ -96,7 +96,7 @@ SPECIMENS = (
     Specimen(
         name="dinov3",
         family="dinov3",
-        tiny=Sizes(width=36, depth=3, num_heads=3, patch_size=4, grid=5, mlp_dim=100),
+        tiny=Sizes(width=36, depth=2, num_heads=3, patch_size=4, grid=5, mlp_dim=100),
         arch="vits16",
         full=Sizes(width=384, depth=12, num_heads=6, patch_size=16, grid=14, mlp_dim=1536),
         file="dinov3_vits16_pretrain_lvd1689m-08c60483.pth",

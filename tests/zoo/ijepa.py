@@ -79,7 +79,7 @@ SPECIMENS = (
     Specimen(
         name="ijepa",
         family="ijepa",
-        tiny=Sizes(width=28, depth=3, num_heads=7, patch_size=4, grid=5, mlp_dim=60),
+        tiny=Sizes(width=28, depth=2, num_heads=7, patch_size=4, grid=5, mlp_dim=60),
         arch="vith14",
         full=Sizes(width=1280, depth=32, num_heads=16, patch_size=14, grid=16, mlp_dim=5120),
         file="IN1K-vit.h.14-300e.pth.tar",

@@ -18,7 +18,7 @@ GSD = 1.7
 DECODER = {"width": 36, "depth": 2, "num_heads": 3, "mlp_dim": 60}
 """MAE's tiny decoder."""
 
-_TINY = Sizes(width=40, depth=3, num_heads=5, patch_size=4, grid=5, mlp_dim=72)
+_TINY = Sizes(width=40, depth=2, num_heads=5, patch_size=4, grid=5, mlp_dim=72)
 _S16 = Sizes(width=384, depth=12, num_heads=6, patch_size=16, grid=14, mlp_dim=1536)
 _B16 = Sizes(width=768, depth=12, num_heads=12, patch_size=16, grid=14, mlp_dim=3072)
 _L16 = Sizes(width=1024, depth=24, num_heads=16, patch_size=16, grid=14, mlp_dim=4096)

@@ -69,16 +69,19 @@ def resample_positions(
     Rules, all bicubic: `dino` by scale factors (n + 0.1) / n_in, and nothing at the native grid; `bicubic`,
     `bicubic_antialias` and `bicubic_aligned` (align_corners) by size. The stored grid is square; the first `num_prefix`
     rows stay.
+
+    In float64, and rounded to the type of the positions at the end. In float32, as the official codes run it, `interpolate`
+    is up to 1e-5 from that on random positions of DINOv2's 37 x 37: it knows sample places to 4e-6.
     """
     native = round((positions.shape[1] - num_prefix) ** 0.5)
     if rule == "dino" and grid == (native, native):
         return positions
     target = {"scale_factor": tuple((n + 0.1) / native for n in grid)} if rule == "dino" else {"size": grid}
     patches = nn.functional.interpolate(
-        positions[:, num_prefix:].reshape(1, native, native, -1).permute(0, 3, 1, 2),
+        positions[:, num_prefix:].double().reshape(1, native, native, -1).permute(0, 3, 1, 2),
         mode="bicubic",
         align_corners=rule == "bicubic_aligned",
         antialias=rule == "bicubic_antialias",
         **target,
     )
-    return torch.cat([positions[:, :num_prefix], patches.flatten(2).transpose(1, 2)], dim=1)
+    return torch.cat([positions[:, :num_prefix], patches.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)

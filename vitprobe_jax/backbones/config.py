@@ -176,12 +176,14 @@ class Preprocess:
         std: per RGB channel, of pixels in [0, 1].
         interpolation: pillow's filter name for the resize, with antialiasing.
         resize_ratio: the short side is resized to `resize_ratio` x the crop's side, then the centre is cropped.
+        size: the crop's side at evaluation, in pixels; that of the native grid unless given.
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize_ratio: float = 256 / 224
+    size: int | None = None
 
     def __post_init__(self):
         if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
@@ -215,6 +217,11 @@ class BackboneSpec:
     sha256: str = ""
     params_sha256: str = ""
     decoder_sha256: str = ""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width at which the family is evaluated, in pixels."""
+        return self.config.native_size if self.preprocess.size is None else (self.preprocess.size,) * 2
 
     def to_json(self) -> dict:
         """A JSON-ready dict; `from_json` is its inverse."""

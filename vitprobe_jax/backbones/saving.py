@@ -41,10 +41,10 @@ class StreamedArray:
 
 
 def streamed(tree: Mapping) -> dict:
-    """A tree of arrays as `StreamedArray`s."""
+    """A tree of arrays as `StreamedArray`s, in float32, as every folder holds them."""
 
     def leaf(path: tuple[str, ...], value: Any) -> StreamedArray:
-        return StreamedArray(path, value.shape, np.dtype(value.dtype), lambda: np.asarray(value))
+        return StreamedArray(path, value.shape, np.dtype(np.float32), lambda: np.asarray(value, np.float32))
 
     return unflatten_dict({path: leaf(path, value) for path, value in flatten_dict(tree).items()})
 
@@ -135,6 +135,7 @@ class _StreamedHandler(type_handlers.NumpyHandler):
             array = value.read()
             add_to_digest(self.digest, value.path, array)
             await self._background_serialize([array], [info], [arg])
+            del array  # Before the next is read.
         return []
 
 

@@ -24,8 +24,8 @@ from vitprobe_jax.types import Task
 def select_rows(tokens: Float[Array, "B T D"], config: ViTConfig, task: Task) -> Float[Array, "B R D"]:
     """The rows a task probes: for segmentation every patch, for classification one that stands for the image.
 
-    That is [CLS] where the family speaks through it (`config.pool` is `class`); otherwise the mean of the patches, for models
-    without [CLS] and for those that were fine-tuned on this mean, whose head never sees [CLS]. Registers are never patches.
+    That is [CLS] where the family speaks through it (`config.pool` is `class`); otherwise the mean of the patches, for
+    models without [CLS] and for those fine-tuned on this mean, whose head never sees [CLS]. Registers are never patches.
     """
     if task == "classification" and config.pool == "class":
         return tokens[:, :1]

@@ -93,8 +93,8 @@ class Templates:
         Args:
             backbone: the one that the templates were fitted on.
             images: RGB in 0..255, sides multiples of the patch size.
-            gsd: metres a pixel of each image, for backbones whose positions know it; unless given, that of the backbone's
-                config, 1 as it was converted, whatever `--gsd` the templates were fitted at.
+            gsd: metres a pixel of each image, for backbones whose positions know it: give what the sweep was given as
+                `--gsd`. That of the backbone's config (1, as it was converted) unless given.
 
         Returns:
             [B, rows, columns, K] on the patch grid for segmentation, [B, K] for classification; the last axis as in

@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from vitprobe_jax.metrics.statistics import Interval, PairedTest, holm, paired_tests
+from vitprobe_jax.metrics.statistics import holm, paired_tests
+from vitprobe_jax.report import sentences
 from vitprobe_jax.report.cells import CellName, cell_name
+from vitprobe_jax.report.comparison import Comparison
 from vitprobe_jax.report.tables import (
     DECIDING,
-    METRIC_LABELS,
     ConceptScores,
-    Score,
     Summary,
     concept_scores,
     main_rows,
@@ -32,77 +32,6 @@ from vitprobe_jax.report.tables import (
     summarise,
 )
 from vitprobe_jax.types import ALL_TOKENS
-
-LEVEL = 0.05
-"""Of claims, after correction."""
-
-FEWEST_CONCEPTS = 6
-"""With fewer, the signed-rank test cannot reach p < LEVEL: its smallest p-value is 2 / 2^n."""
-
-_WITH = {
-    "hyperplane": "a hyperplane",
-    "cosine": "a cosine template",
-    "cosine_centered": "a cosine template on centred features",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Whether the first cell beats the second.
-
-    Attributes:
-        metric: one of `METRICS`.
-        first: the cell with the higher mean; against a control, the trained one.
-        second: the other.
-        test: first less second, over the concepts that both have.
-        p_adjusted: after Holm's correction over the family.
-        num_comparisons: of the family.
-    """
-
-    metric: str
-    first: CellName
-    second: CellName
-    test: PairedTest
-    p_adjusted: float
-    num_comparisons: int
-
-    @property
-    def holds(self) -> bool:
-        """Whether first beats second: the test and the interval of the mean difference both say so.
-
-        Both, since the test is of ranks: a few concepts with large differences may turn the mean against it.
-        """
-        return self.p_adjusted < LEVEL and self.test.difference.low > 0 and self.test.effect_size > 0
-
-    @property
-    def reversed(self) -> bool:
-        """Whether second beats first, by the same measure."""
-        return self.p_adjusted < LEVEL and self.test.difference.high < 0 and self.test.effect_size < 0
-
-    @property
-    def task(self) -> str:
-        """Of both cells."""
-        return self.first.task
-
-    @property
-    def dataset(self) -> str:
-        """Of both cells."""
-        return self.first.dataset
-
-    @property
-    def backbone(self) -> str:
-        """Of the first cell."""
-        return self.first.backbone
-
-    @property
-    def rule(self) -> str:
-        """Of the first cell."""
-        return self.first.rule
-
-    @property
-    def shots(self) -> int | None:
-        """Of the first cell."""
-        return self.first.shots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +166,6 @@ class _Contest:
             "controls": [comparison for comparison in self.controls() if comparison.rule == best.rule],
         }
         rivals = [row for row in cells if (row.backbone, row.rule) == (best.backbone, best.rule)]
-        task = f"For {best.task} on {best.dataset}"
         return Answer(
             task=best.task,
             dataset=best.dataset,
@@ -245,15 +173,12 @@ class _Contest:
             runner_up=next((row for row in rivals if row.token != best.token), None),
             against=tuple(itertools.chain(*against.values())),
             sentences=(
-                _advice(best, f"{task}, use {_place(best)} with {_template(best)}", self.metric, against["tokens"]),
-                *(
-                    _advice(row, f"With {_template(row)}, use {_place(row)}", self.metric, _about(row, tokens))
-                    for row in other_rules
-                ),
-                *map(_against_rule, against["rules"]),
-                *map(_against_backbone, against["backbones"]),
-                *_against_controls(best, against["controls"]),
-                _selection(cells),
+                sentences.advice(best, self.metric, against["tokens"], overall=True),
+                *(sentences.advice(row, self.metric, _about(row, tokens), overall=False) for row in other_rules),
+                *map(sentences.against_rule, against["rules"]),
+                *sentences.against_backbones(against["backbones"]),
+                *sentences.against_controls(best, against["controls"]),
+                sentences.on_selection(cells),
             ),
         )
 
@@ -291,116 +216,3 @@ def _leaders(rows: Iterable[Summary], *names: str) -> list[Summary]:
 def _about(cell: CellName, comparisons: Iterable[Comparison]) -> list[Comparison]:
     """The comparisons of this cell, which is the first in each since it has the highest mean."""
     return [comparison for comparison in comparisons if comparison.first == cell_name(cell)]
-
-
-def _advice(row: Summary, use: str, metric: str, against: Sequence[Comparison]) -> str:
-    """Which token to use under a rule, and how it stands to the other tokens."""
-    score = row.scores[metric]
-    mean = f"{METRIC_LABELS[metric]} {_number(score.mean)} {_interval(score)}"
-    text = f"{use}: {mean} over {_count(row.concepts, 'concept')}."
-    if row.shots and row.effective_shots < row.shots:
-        text += f" Where there were fewer images, all were used: {_number(row.effective_shots, 1)} on average."
-    if not against:
-        return f"{text} There is no other token to compare it with."
-    runner_up, *others = against
-    text += f" {_verdict('It', runner_up, _same_backbone(runner_up))}"
-    equal = [comparison.second.token for comparison in others if not comparison.holds]
-    beaten = [comparison.second.token for comparison in others if comparison.holds]
-    if equal:
-        text += f" It is not distinguishable from {_list(equal)}{'' if runner_up.holds else ' either'}."
-    if beaten:
-        text += f" It {'also beats' if runner_up.holds else 'beats'} {_list(beaten)}."
-    return text
-
-
-def _against_rule(comparison: Comparison) -> str:
-    first, second = comparison.first, comparison.second
-    subject = f"On {first.backbone}, {first.token} of block {first.layer} with {_template(first)}"
-    return _verdict(subject, comparison, f"{second.token} of block {second.layer} with {_template(second)}")
-
-
-def _against_backbone(comparison: Comparison) -> str:
-    first, second = comparison.first, comparison.second
-    return _verdict(f"With {_template(first)}, {_place(first)}", comparison, _place(second))
-
-
-def _against_controls(best: Summary, comparisons: Sequence[Comparison]) -> list[str]:
-    if best.untrained:
-        return ["Every backbone here is an untrained control: this is what architecture alone gives."]
-    if not comparisons:
-        return ["No untrained control was probed, so what training adds cannot be told from these results."]
-    return [
-        _verdict(f"With {_template(c.first)}, {_place(c.first)}", c, f"the untrained control ({_place(c.second)})")
-        for c in comparisons
-    ]
-
-
-def _selection(cells: Sequence[Summary]) -> str:
-    """What the choice of the best does to the numbers."""
-    if len(cells) == 1:
-        return "A single cell was probed: nothing was chosen."
-    chosen = []
-    if len({row.token for row in cells}) > 1:
-        chosen.append("each rule, backbone and control stands by its best token")
-    if len({(row.backbone, row.layer) for row in cells}) > len({row.backbone for row in cells}):
-        chosen.append("each token stands at its best block")
-    return (
-        f"The best of {_count(len(cells), 'cell')} was chosen by the same scores that are reported here, so its own "
-        "score is a little too high; the p-values allow for all comparisons of their kind"
-        f"{f', but not for the choice by which {_list(chosen)}' if chosen else ''}."
-    )
-
-
-def _verdict(subject: str, comparison: Comparison, second: str) -> str:
-    """One sentence on how the first cell stands to the second."""
-    test = comparison.test
-    among = _count(comparison.num_comparisons, "comparison")
-    how_sure = (
-        f"(rank-biserial r = {_number(test.effect_size, 2)}, {_p_value(comparison.p_adjusted)} after Holm over {among})"
-    )
-    if comparison.holds:
-        return f"{subject} beats {second} by {_number(test.difference.mean)} {_interval(test.difference)} {how_sure}."
-    gap = f"the mean difference is {_number(test.difference.mean)} {_interval(test.difference)} {how_sure}"
-    if comparison.reversed:
-        return f"{subject} falls behind {second}: {gap}."
-    if test.num_concepts < FEWEST_CONCEPTS:
-        return f"{subject} cannot be told from {second} by {_count(test.num_concepts, 'concept')} alone: {gap}."
-    if comparison.p_adjusted < LEVEL:
-        return f"{subject} and {second} differ, but means and ranks do not agree on which is better: {gap}."
-    return f"{subject} is not distinguishable from {second}: {gap}."
-
-
-def _place(cell: CellName) -> str:
-    return f"{cell.token} of block {cell.layer} of {cell.backbone}"
-
-
-def _same_backbone(comparison: Comparison) -> str:
-    first, second = comparison.first, comparison.second
-    return f"{second.token} of {'the same block' if second.layer == first.layer else f'block {second.layer}'}"
-
-
-def _template(cell: CellName) -> str:
-    if cell.shots is None:
-        return _WITH[cell.rule]
-    return f"{_WITH[cell.rule]} from {_count(cell.shots, 'image')}"
-
-
-def _interval(interval: Interval | Score) -> str:
-    return f"[{_number(interval.low)}, {_number(interval.high)}]"
-
-
-def _number(value: float, decimals: int = 3) -> str:
-    return f"{round(value, decimals) + 0.0:.{decimals}f}"  # + 0.0 turns -0.0 into 0.0
-
-
-def _p_value(p_value: float) -> str:
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _list(names: Sequence[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last

@@ -1,5 +1,5 @@
 // One concept: what its templates found on held-out images, and its scores over tokens, blocks and shots.
-const TOKEN_LINES = { q: ["#0072B2", "circle"], k: ["#D55E00", "square"], v: ["#009E73", "triangle"], x1: ["#E69F00", "diamond"], xn: ["#CC79A7", "cross"], x2: ["#56B4E9", "ring"] };
+const TOKEN_LINES = { q: ["#0072B2", "circle"], k: ["#D55E00", "square"], v: ["#009E73", "triangle"], x1: ["#E69F00", "diamond"], xn: ["#CC79A7", "cross"], x2: ["#56B4E9", "ring"], q_rotated: ["#0072B2", "open diamond"], k_rotated: ["#D55E00", "open square"] };
 const TRUTH_COLOUR = "#F0E442";
 const FOUND_COLOUR = "#56B4E9";
 const ALWAYS_POSITIVE = { accuracy: 0.5, precision: 0.5, recall: 1, f1: 2 / 3 };
@@ -274,6 +274,6 @@ function marker(shape, x, y, colour) {
     cross: `M ${x - 4} ${y - 4} l 8 8 M ${x + 4} ${y - 4} l -8 8`,
     ring: `M ${x - 3.5} ${y} a 3.5 3.5 0 1 0 7 0 a 3.5 3.5 0 1 0 -7 0 z`,
   };
-  const open = shape === "cross" || shape === "ring";
-  return svg("path", { d: shapes[shape], fill: open ? "none" : colour, stroke: colour, "stroke-width": open ? 2 : 0.5 });
+  const open = shape === "cross" || shape === "ring" || shape.startsWith("open ");
+  return svg("path", { d: shapes[shape.replace("open ", "")], fill: open ? "none" : colour, stroke: colour, "stroke-width": open ? 2 : 0.5 });
 }

@@ -19,6 +19,7 @@ from vitprobe_jax.atomic import write_whole
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.report import answers, figures, page_data, tables
+from vitprobe_jax.report.comparison import LEVEL
 from vitprobe_jax.report.paper import compare_with_paper
 from vitprobe_jax.report.sweep_comparison import compare_sweeps, differing_settings
 from vitprobe_jax.report.sweeps import Sweep, read_sweeps
@@ -119,7 +120,7 @@ def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool
         labels=tables.METRIC_LABELS,
         deciding=tables.DECIDING,
         always_positive=figures.ALWAYS_POSITIVE,
-        level=answers.LEVEL,
+        level=LEVEL,
         untrained=UNTRAINED,
         style=Markup(_asset("page.css")),
         script=Markup(script),

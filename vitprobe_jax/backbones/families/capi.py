@@ -1,25 +1,26 @@
 """CAPI: masked prediction of online clusters (Darcet et al., 2025); registers, RoPE with stored frequencies, no [CLS]."""
 
-from vitprobe_jax.backbones.config import Architecture
-from vitprobe_jax.backbones.families.record import FACEBOOK, IMAGENET_1K, IMAGENET_22K, Arch, Family, KeyRules, L
+from collections.abc import Mapping
 
-_ENCODER = {
+from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.families.record import FACEBOOK, IMAGENET_1K, IMAGENET_22K, Arch, Family, KeyRules, L, Names
+
+_BLOCK = {
     "norm1": "residual1.norm",
-    "attn.qkv": ("residual1.fn.q_proj", "residual1.fn.k_proj", "residual1.fn.v_proj"),
-    "attn.q": "residual1.fn.q_proj",
-    "attn.kv": ("residual1.fn.k_proj", "residual1.fn.v_proj"),
     "attn.proj": "residual1.fn.proj",
     "attn.rope_frequencies": "residual1.fn.rope.freqs",
     "norm2": "residual2.norm",
     "mlp.fc1": "residual2.fn.fc1",
     "mlp.fc2": "residual2.fn.fc2",
 }
+_SELF = {"attn.qkv": ("residual1.fn.q_proj", "residual1.fn.k_proj", "residual1.fn.v_proj")}
+_CROSS = {"attn.q": "residual1.fn.q_proj", "attn.kv": ("residual1.fn.k_proj", "residual1.fn.v_proj")}
 
 
-def _under(ours: str, theirs: str) -> dict[str, str | tuple[str, ...]]:
+def _under(ours: str, theirs: str, attention: Mapping[str, Names]) -> dict[str, Names]:
     return {
         f"{ours}.{part}": f"{theirs}.{name}" if isinstance(name, str) else tuple(f"{theirs}.{n}" for n in name)
-        for part, name in _ENCODER.items()
+        for part, name in (_BLOCK | attention).items()
     }
 
 
@@ -60,9 +61,9 @@ CAPI = Family(
                 "patch_embed": "patch_embed",
                 "registers": "registers",
                 "predictor_token": "mask_token",
-                **_under("blocks.{}", "encoder.blocks.{}"),
+                **_under("blocks.{}", "encoder.blocks.{}", _SELF),
                 # Of the predictor its first block is kept: the global representation is made of it.
-                **_under("predictor", "decoder.blocks.0"),
+                **_under("predictor", "decoder.blocks.0", _CROSS),
             },
             prefixes=("backbone.", ""),
             drop=(r"decoder\.blocks\.[1-9]\d*\..*", r"head\..*"),

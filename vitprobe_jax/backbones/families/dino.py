@@ -27,7 +27,7 @@ DINO = Family(
     layouts=(
         KeyRules(
             prefixes=("", "module.backbone.", "backbone.", "module."),
-            drop=(r"head\.(?:mlp|last_layer)\..*",),
+            drop=(r"(?:module\.)?head\.(?:mlp|last_layer)\..*",),
         ),
         *huggingface.vit("vit"),
     ),

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.config import Architecture, Preprocess
 from vitprobe_jax.backbones.families import huggingface
 from vitprobe_jax.backbones.families.record import FACEBOOK, Arch, B, Family, KeyRules, L, S
 
@@ -12,7 +12,8 @@ _SIZES = {"vits14": S, "vitb14": B, "vitl14": L, "vitg14": _G}
 
 def _arch(name: str, variant: str) -> Arch:
     file = f"dinov2_{name}{variant}_pretrain.pth"
-    return Arch(patch_size=14, file=file, url=f"{FACEBOOK}/dinov2/dinov2_{name}/{file}", **_SIZES[name])
+    marks = (r".*register_tokens",) if variant else ()
+    return Arch(patch_size=14, file=file, url=f"{FACEBOOK}/dinov2/dinov2_{name}/{file}", marks=marks, **_SIZES[name])
 
 
 _WITHOUT = Architecture(layer_scale=True, resample="dino")
@@ -33,5 +34,7 @@ DINOV2 = Family(
         *huggingface.dinov2(),
     ),
     containers=(None, "teacher"),
+    # Trained last at 518 px, whence its grid of positions; evaluated at 224.
+    preprocess=Preprocess(size=224),
     image_size=518,
 )

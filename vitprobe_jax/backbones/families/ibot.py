@@ -24,7 +24,7 @@ IBOT = Family(
     layouts=(
         KeyRules(
             prefixes=("", "module.backbone.", "backbone.", "module."),
-            drop=("masked_embed", r"head\.(?:mlp2?|last_layer2?)\..*"),
+            drop=("masked_embed", r"(?:module\.)?head\.(?:mlp2?|last_layer2?)\..*"),
             marks=("masked_embed",),
         ),
         *huggingface.vit("vit", marks=(r"(?:vit\.)?embeddings\.mask_token",)),

@@ -41,7 +41,8 @@ class Arch:
     preprocess: Preprocess | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+# Equal to itself alone, so that tables made of it can be cached.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class KeyRules:
     """One way to call a family's tensors.
 

@@ -26,10 +26,10 @@ def _torchvision(fc1: str, fc2: str) -> KeyRules:
     )
 
 
-def _published(name: str, patch_size: int, digits: str, sizes: dict) -> Arch:
+def _published(name: str, patch_size: int, digits: str, sizes: dict, **more) -> Arch:
     file = f"vit_{name}-{digits}.pth"
     url = f"https://download.pytorch.org/models/{file}"
-    return Arch(patch_size=patch_size, file=file, url=url, sha256=digits, **sizes)
+    return Arch(patch_size=patch_size, file=file, url=url, sha256=digits, **sizes, **more)
 
 
 TORCHVISION = Family(
@@ -42,7 +42,9 @@ TORCHVISION = Family(
     archs={
         "vitb16": _published("b_16", 16, "c867db91", B),
         "vitb32": _published("b_32", 32, "d86f8d99", B),
-        "vitl16": _published("l_16", 16, "852ce7e3", L),
+        "vitl16": _published(
+            "l_16", 16, "852ce7e3", L, preprocess=Preprocess(interpolation="bilinear", resize_ratio=242 / 224)
+        ),
         "vitl32": _published("l_32", 32, "c7638314", L),
     },
     architectures=(Architecture(resample="bicubic_aligned"),),

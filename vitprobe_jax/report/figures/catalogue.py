@@ -255,7 +255,11 @@ class _Study:
         )
 
     def photographs(self, examples: Examples) -> Iterator[Illustration]:
-        """All that show images."""
+        """All that show images: of many backbones, the best ones."""
+        everyone = len({row.backbone for row in examples.rows})
+        examples = masks.of_best_backbones(self.table, examples)
+        kept = len({row.backbone for row in examples.rows})
+        left_out = f"Of {everyone} backbones the {kept} with the highest F1 are shown." if kept < everyone else ""
         painted = (
             "Positive patches keep their colours within a line; veiled ones take no part, for nothing of the category is "
             "annotated there."
@@ -275,7 +279,7 @@ class _Study:
                 "masks",
                 lambda category=category: masks.mask_examples(self.table, examples, category=category),
                 title=title,
-                caption=_caption(how, painted, _paper("Figure 15")),
+                caption=_caption(how, left_out, painted, _paper("Figure 15")),
                 alt=f"{title}, on photographs. {wording.iou_in_words(rows)}",
                 photographs=True,
             )

@@ -1,6 +1,8 @@
 """Photographs with what templates found on them: Figures 15 and 16 of the paper."""
 
+import dataclasses
 import io
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +19,8 @@ from vitprobe_jax.report.tables import concept_scores, summarise
 from vitprobe_jax.types import RULES, Rule
 
 CONCEPTS = IMAGES = 5
+BACKBONES = 6
+"""A report shows photographs of so many backbones at most: with 19 and three rules, five concepts are 183 inches tall."""
 _HEADS: Mapping[Rule, str] = {"hyperplane": "hyperplane", "cosine": "cosine", "cosine_centered": "cosine, centred"}
 _MEND = "give the examples of the same sweep"
 
@@ -89,6 +93,22 @@ def best_concepts(table: pa.Table, examples: Examples, *, backbone: str, rule: R
         for own in picked
     ]
     return tile_figure(blocks, pinned=None)
+
+
+def of_best_backbones(table: pa.Table, examples: Examples) -> Examples:
+    """The examples of the `BACKBONES` backbones with the highest F1: means over their concepts that are shown and all rules.
+
+    Raises:
+        InputError: examples of other results.
+    """
+    rows = [row for row in examples.rows if row.kind == "coverage"]
+    if len({row.backbone for row in rows}) <= BACKBONES:
+        return examples
+    scores, by_backbone = concept_f1(table, rows), defaultdict(list)
+    for row in rows:
+        by_backbone[row.backbone].append(scores[_place(row)])
+    best = sorted(by_backbone, key=lambda name: -np.mean(by_backbone[name]))[:BACKBONES]
+    return dataclasses.replace(examples, rows=tuple(row for row in examples.rows if row.backbone in best))
 
 
 def pick_over_ranks(table: pa.Table, examples: Examples, category: str) -> list[list[Example]]:

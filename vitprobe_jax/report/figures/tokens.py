@@ -16,6 +16,8 @@ _LEFT = 0.5
 _FILLED = 0.86  # of the room of a token
 _HORIZONTAL, _UPRIGHT = 0.27, 0.125  # inches that a number above a bar takes in width
 _BARS_OF_HALF_WIDTH = 14
+_BARS_OF_WIDTH = 60
+"""More bars beside each other make a figure of double width."""
 SKIPPED = "\N{EN DASH}"
 
 
@@ -96,7 +98,8 @@ def scores_by_token(
     columns = 2 if len(metrics) % 2 == 0 and len(tokens) * len(marks) <= _BARS_OF_HALF_WIDTH else 1
     num_rows = len(metrics) // columns
     slots = max(len(tokens), 3)  # a token alone is no wall
-    bar = (style.WIDTH / columns - _LEFT - 0.12) * _FILLED / slots / len(marks)
+    width = style.WIDTH * (2 if slots * len(marks) > _BARS_OF_WIDTH else 1)
+    bar = (width / columns - _LEFT - 0.12) * _FILLED / slots / len(marks)
     angle = 0 if bar >= _HORIZONTAL else 90 if bar >= _UPRIGHT else None
     figure, grid = style.panels(
         num_rows,
@@ -106,6 +109,7 @@ def scores_by_token(
         bottom=0.32,
         top={0: 0.2, 90: 0.36, None: 0.12}[angle],
         keys=[*map(style.bar_key, marks.values()), style.reference_key()],
+        width=width,
     )
     for axes, metric in zip(grid.flat, metrics, strict=True):
         _bars(axes, rows, metric, marks, angle)

@@ -1,0 +1,72 @@
+"""A conversion holds a few tensors at a time, however many there are; full sizes have a test of their own."""
+
+import dataclasses
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+from flax.traverse_util import unflatten_dict
+from safetensors.torch import save_file
+
+from checkpoints_convert import convert
+from tests.checkpoints_convert import official_files
+from tests.checkpoints_convert.conversions import TINY, leaves
+from vitprobe_jax.backbones import saving
+
+WIDE = {"width": 160, "depth": 12, "num_heads": 4, "patch_size": 4, "grid": 3}
+WEIGHTS = 14_900_000  # Bytes; the largest tensor has 410 kB.
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """One model of 15 MB, in both kinds of file."""
+    folder = tmp_path_factory.mktemp("wide")
+    state = official_files.write_dino(folder / "wide.pth", **WIDE)
+    save_file(state, folder / "wide.safetensors")
+    assert sum(tensor.nbytes for tensor in state.values()) == pytest.approx(WEIGHTS, rel=0.01)
+    return folder
+
+
+def test_parameters_are_read_one_after_another(tmp_path, monkeypatch):
+    """The next is read when Orbax has let go of all before the last."""
+    official_files.write_dino(tmp_path / "dino.pth", **TINY)
+    held, order = [], []
+    write = saving._write
+
+    def spied(leaf: saving.StreamedArray) -> saving.StreamedArray:
+        def read() -> np.ndarray:
+            assert sum(array() is not None for array in held) <= 1
+            value = leaf.read()
+            held.append(weakref.ref(value))
+            order.append(leaf.path)
+            return value
+
+        return dataclasses.replace(leaf, read=read)
+
+    monkeypatch.setattr(
+        saving, "_write", lambda path, tree: write(path, unflatten_dict({at: spied(leaf) for at, leaf in leaves(tree)}))
+    )
+    convert(tmp_path / "dino.pth", tmp_path / "out", family="dino", num_heads=3)
+    assert order == sorted(set(order))
+    assert len(order) == 2 * 12 + 6
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_memory_does_not_grow_with_the_number_of_tensors(suffix, files, tmp_path, monkeypatch):
+    """What Python and NumPy take: the keys, and a few copies of a tensor."""
+
+    def read_all(path, tree) -> str:
+        path.mkdir()
+        for _, leaf in leaves(tree):
+            leaf.read()
+        return "digest"
+
+    monkeypatch.setattr(saving, "_write", read_all)
+    tracemalloc.start()
+    try:
+        convert(files / f"wide{suffix}", tmp_path / "out", family="dino", num_heads=4)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < WEIGHTS / 4
