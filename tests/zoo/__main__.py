@@ -14,7 +14,7 @@ from vitprobe_jax.backbones.families import FAMILIES
 from vitprobe_jax.errors import InputError
 
 _FAMILIES = flags.DEFINE_list("families", None, "Families to take; all unless given.")
-_FULL = flags.DEFINE_bool("full", False, "parity: the published size of every family: a quarter of an hour, 12 GB.")
+_FULL = flags.DEFINE_bool("full", False, "parity: the published size of every family: a quarter of an hour, 9 GB.")
 _MARKDOWN = flags.DEFINE_bool("markdown", False, "parity: print the table as Markdown.")
 _WRITE = flags.DEFINE_string("write", None, "parity: page whose table is renewed.")
 _OUTPUT = flags.DEFINE_string("output", None, "checkpoints: folder to write.")

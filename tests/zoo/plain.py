@@ -40,7 +40,7 @@ def trace_supervised(
 def trace_maskfeat(state: StateDict, sizes: Sizes, images: np.ndarray) -> Traced:
     """ViTModel, which has its own last norm where MaskFeat's prediction head begins."""
     state = {key.replace("pred_head.transforms.0.0.", "norm."): value for key, value in state.items()}
-    return trace_encoder(state, sizes, images, rule="bicubic")
+    return trace_encoder(state, sizes, images, rule="bilinear")
 
 
 def trace_scalemae(state: StateDict, sizes: Sizes, images: np.ndarray, gsd: float | Sequence[float] = GSD) -> Traced:

@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.zoo.specimen import Traced
 
-PositionRule = Literal["dino", "bicubic", "bicubic_antialias", "bicubic_aligned"]
+PositionRule = Literal["dino", "bicubic", "bicubic_antialias", "bicubic_aligned", "bilinear"]
 
 
 class Trace:
@@ -66,9 +66,9 @@ def resample_positions(
 ) -> torch.Tensor:
     """Positions [1, prefix + patches, D] at another grid, as the official code resamples them with torch's `interpolate`.
 
-    Rules, all bicubic: `dino` by scale factors (n + 0.1) / n_in, and nothing at the native grid; `bicubic`,
-    `bicubic_antialias` and `bicubic_aligned` (align_corners) by size. The stored grid is square; the first `num_prefix`
-    rows stay.
+    Rules: `dino`, bicubic by scale factors (n + 0.1) / n_in, and nothing at the native grid; `bicubic`,
+    `bicubic_antialias`, `bicubic_aligned` (align_corners) and `bilinear` by size. The stored grid is square; the first
+    `num_prefix` rows stay.
 
     In float64, and rounded to the type of the positions at the end. In float32, as the official codes run it, `interpolate`
     is up to 1e-5 from that on random positions of DINOv2's 37 x 37: it knows sample places to 4e-6.
@@ -79,7 +79,7 @@ def resample_positions(
     target = {"scale_factor": tuple((n + 0.1) / native for n in grid)} if rule == "dino" else {"size": grid}
     patches = nn.functional.interpolate(
         positions[:, num_prefix:].double().reshape(1, native, native, -1).permute(0, 3, 1, 2),
-        mode="bicubic",
+        mode=rule if rule == "bilinear" else "bicubic",
         align_corners=rule == "bicubic_aligned",
         antialias=rule == "bicubic_antialias",
         **target,

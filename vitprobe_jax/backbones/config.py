@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from vitprobe_jax.errors import InputError
 
-Resample = Literal["dino", "bicubic", "bicubic_antialias", "bicubic_aligned"]
+Resample = Literal["dino", "bicubic", "bicubic_antialias", "bicubic_aligned", "bilinear"]
 """How a learned position grid is brought to another size; see `backbones.position`."""
 
 Positions = Literal["learned", "gsd", "none"]

@@ -42,6 +42,12 @@ def cubic_matrix(
     return matrix
 
 
+def linear_matrix(n_in: int, n_out: int) -> Float[np.ndarray, "{n_out} {n_in}"]:
+    """The same of `interpolate(mode="bilinear")` and, at one frame, of `mode="trilinear"`."""
+    source = np.clip((np.arange(n_out) + 0.5) * n_in / n_out - 0.5, 0, n_in - 1)
+    return np.maximum(0.0, 1 - np.abs(source[:, None] - np.arange(n_in)))
+
+
 def antialiased_matrix(n_in: int, n_out: int) -> Float[np.ndarray, "{n_out} {n_in}"]:
     """The same of `interpolate(mode="bicubic", antialias=True)`: the kernel widens as the output shrinks."""
     scale = n_in / n_out
@@ -67,7 +73,8 @@ def grid_matrices(
 
     `dino`: the scale is (n + 0.1) / N, N the native side, as DINO's and DINOv2's code pass it to guard against rounding;
     `bicubic`: the plain scale, as MAE's and DeiT's fine-tuning code does; `bicubic_antialias`: with antialiasing, as DINOv2
-    with registers and timm; `bicubic_aligned`: corners aligned, as torchvision. All leave a native grid as it is.
+    with registers and timm; `bicubic_aligned`: corners aligned, as torchvision; `bilinear`: MaskFeat's code. All leave
+    a native grid as it is.
     """
     if grid == native:
         return np.eye(native[0]), np.eye(native[1])
@@ -75,6 +82,7 @@ def grid_matrices(
         "dino": lambda n, m: cubic_matrix(n, m, scale=(m + 0.1) / n),
         "bicubic": cubic_matrix,
         "bicubic_antialias": antialiased_matrix,
+        "bilinear": linear_matrix,
         "bicubic_aligned": functools.partial(cubic_matrix, align_corners=True),
     }[rule]
     return make(native[0], grid[0]), make(native[1], grid[1])

@@ -21,7 +21,7 @@ MASKFEAT = Family(
     page="https://github.com/facebookresearch/SlowFast",
     licence="Apache-2.0",
     archs={"vitb16": _arch("B", B), "vitl16": _arch("L", L)},
-    architectures=(Architecture(resample="bicubic"),),
+    architectures=(Architecture(resample="bilinear"),),
     layouts=(
         KeyRules(names=_NORM, drop=_DROP),
         # The official code keeps query, key and value apart where its configuration says so.
