@@ -18,6 +18,9 @@ from orbax.checkpoint import type_handlers
 from vitprobe_jax.backbones.config import BackboneSpec
 from vitprobe_jax.errors import InputError
 
+TOGETHER = 32 * 2**20
+"""Bytes of parameters that are written at once: one at a time, each would end in a file of its own."""
+
 
 @dataclasses.dataclass(frozen=True)
 class StreamedArray:
@@ -60,8 +63,8 @@ def save_backbone(
 ) -> BackboneSpec:
     """Writes the folder that `load_backbone` reads: `backbone.json`, `params/`, and `decoder/` where there is one.
 
-    It is written beside its place and renamed: the folder is never there in part. One parameter after another is read and
-    written, so that memory holds one of them.
+    It is written beside its place and renamed: the folder is never there in part. Parameters are read and written a few
+    at a time (`TOGETHER`), however many there are.
 
     Args:
         folder: must not exist, or be empty.
@@ -117,7 +120,7 @@ def _write(path: Path, tree: Mapping) -> str:
 
 
 class _StreamedHandler(type_handlers.NumpyHandler):
-    """Orbax's handler of NumPy arrays, which it would all hold at once, and copy: it gets them one at a time."""
+    """Orbax's handler of NumPy arrays, which it would all hold at once, and copy: it gets a few at a time."""
 
     def __init__(self):
         super().__init__(deepcopy_host_arrays=False)
@@ -130,12 +133,16 @@ class _StreamedHandler(type_handlers.NumpyHandler):
         args: Sequence[ocp.SaveArgs] | None = None,
     ) -> list:
         args = args or [ocp.SaveArgs()] * len(values)
-        # The order of `params_digest`, that of JAX's trees.
-        for value, info, arg in sorted(zip(values, infos, args, strict=True), key=lambda entry: entry[0].path):
-            array = value.read()
-            add_to_digest(self.digest, value.path, array)
-            await self._background_serialize([array], [info], [arg])
-            del array  # Before the next is read.
+        entries = sorted(zip(values, infos, args, strict=True), key=lambda entry: entry[0].path)
+        arrays: list[np.ndarray] = []
+        # In the order of `params_digest`, that of JAX's trees.
+        for number, (value, _, _) in enumerate(entries):
+            arrays.append(value.read())
+            add_to_digest(self.digest, value.path, arrays[-1])
+            if sum(array.nbytes for array in arrays) >= TOGETHER or number + 1 == len(entries):
+                _, some_infos, some_args = zip(*entries[number + 1 - len(arrays) : number + 1], strict=True)
+                await self._background_serialize(arrays, some_infos, some_args)
+                arrays.clear()
         return []
 
 

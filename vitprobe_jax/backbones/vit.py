@@ -3,6 +3,7 @@
 Shapes: images [B, height, width, 3], tokens [B, T, D]; T counts the prefix tokens first, then patches in row-major order.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -220,6 +221,7 @@ class ViT(nn.Module):
         return jnp.concatenate([prefix, unplaced, patches], axis=1)
 
 
+@functools.cache
 def param_shapes(config: ViTConfig) -> Mapping:
     """Every parameter of the encoder, as `jax.ShapeDtypeStruct`."""
     images = jnp.zeros((1, *config.native_size, 3))
