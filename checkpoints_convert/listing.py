@@ -163,6 +163,7 @@ _RULES = {
     "bicubic": "bicubic",
     "bicubic_antialias": "bicubic with antialiasing",
     "bicubic_aligned": "bicubic with aligned corners",
+    "bilinear": "bilinear",
 }
 
 

@@ -14,7 +14,7 @@ from tests.checkpoints_convert.official import ALIKE, FIRSTS, Official, lazy, wr
 from tests.zoo import SPECIMENS
 from vitprobe_jax.backbones.families import FAMILIES
 
-# The nearest by their keys: often only the container, a head, or the kind of positions is another.
+# The nearest by their keys: often only the container, a head, or the kind of positions is another. Others are given as DINO.
 WRONG = {
     **{"dino": "ibot", "ibot": "dino", "dinov2": "dino", "dinov3": "dinov2", "mocov3": "mae", "mae": "deit"},
     **{"simmim": "beitv2", "beitv2": "simmim_finetuned", "maskfeat": "mae", "ijepa": "mae", "capi": "dinov3"},
@@ -81,10 +81,11 @@ def test_a_value_that_is_not_finite(file, tmp_path):
 
 def test_another_family(file, tmp_path):
     family = file.specimen.family
-    message = failure(file.path, tmp_path / "out", **file.options | {"family": WRONG[family], "container": None})
+    wrong = WRONG.get(family, "dino")
+    message = failure(file.path, tmp_path / "out", **file.options | {"family": wrong, "container": None})
     families = ALIKE.get(family, [family])
     assert message == (
-        f"{file.path}: a checkpoint of {' or '.join(families)}, not of {WRONG[family]}; "
+        f"{file.path}: a checkpoint of {' or '.join(families)}, not of {wrong}; "
         f"give {' or '.join(f'--family={family}' for family in families)}"
     )
 

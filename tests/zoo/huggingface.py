@@ -164,6 +164,7 @@ FOLDERS = {
     "ViTModel, mask token": HuggingFace("ibot", _vit(hf.ViTModel, use_mask_token=True)),
     "ViTForImageClassification": HuggingFace("augreg", _vit(hf.ViTForImageClassification), inside("vit")),
     "ViTForImageClassification, DeiT": HuggingFace("deit", _vit(hf.ViTForImageClassification), inside("vit")),
+    "ViTMSNModel": HuggingFace("msn", lambda: hf.ViTMSNModel(hf.ViTMSNConfig(**_SIZES, **_MLP))),
     "ViTMAEModel": HuggingFace("mae", _mae(hf.ViTMAEModel), mae_tokens),
     "ViTMAEForPreTraining": HuggingFace("mae", _mae(hf.ViTMAEForPreTraining), mae_tokens),
     "Dinov2Model": HuggingFace("dinov2", _dinov2(hf.Dinov2Model, hf.Dinov2Config)),

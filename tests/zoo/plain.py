@@ -140,6 +140,17 @@ SPECIMENS = (
         oracle="timm VisionTransformer",
     ),
     Specimen(
+        name="msn",
+        family="msn",
+        tiny=_TINY,
+        arch="vits16",
+        full=_S16,
+        file="checkpoint.pth.tar",
+        write=files.write_msn,
+        trace=functools.partial(trace_encoder, rule="bicubic"),
+        oracle="transformers ViTModel",
+    ),
+    Specimen(
         name="ibot",
         family="ibot",
         tiny=_TINY,

@@ -74,6 +74,22 @@ def write_mocov3(path: Path, sizes: Sizes, seed: int) -> StateDict:
     return state
 
 
+def write_msn(path: Path, sizes: Sizes, seed: int) -> StateDict:
+    """[`target_encoder`], whose weights are returned, and [`encoder`]; each with a projection head, beside prototypes."""
+    state, online = weights.plain(sizes, seed), weights.plain(sizes, seed + 1000)
+    generator = weights.seeded(seed)
+    head = weights.linear("fc.fc1", (16, sizes.width), generator) | weights.norm("fc.bn1", 16, generator)
+    head["fc.bn1.num_batches_tracked"] = torch.tensor(100)
+    encoders = {
+        name: weights.under("module", encoder | head)
+        for name, encoder in (("target_encoder", state), ("encoder", online))
+    }
+    prototypes = torch.randn(8, 16, generator=generator)
+    training = {"opt": weights.training_state()["optimizer"], "epoch": 800, "batch_size": 16, "lr": 1e-3}
+    torch.save(encoders | {"prototypes": prototypes} | training, path)
+    return state
+
+
 def write_ibot(path: Path, sizes: Sizes, seed: int) -> StateDict:
     """[`state_dict`] without prefix, with the token that stood for masked patches."""
     state = weights.plain(sizes, seed)

@@ -13,6 +13,7 @@ from vitprobe_jax.backbones.families.ijepa import IJEPA
 from vitprobe_jax.backbones.families.mae import MAE, MAE_FINETUNED
 from vitprobe_jax.backbones.families.maskfeat import MASKFEAT
 from vitprobe_jax.backbones.families.mocov3 import MOCOV3
+from vitprobe_jax.backbones.families.msn import MSN
 from vitprobe_jax.backbones.families.record import Arch, Family, KeyRules
 from vitprobe_jax.backbones.families.scalemae import SCALEMAE
 from vitprobe_jax.backbones.families.simmim import SIMMIM, SIMMIM_FINETUNED
@@ -23,7 +24,7 @@ __all__ = ["FAMILIES", "Arch", "Family", "KeyRules"]
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        *(DINO, IBOT, DINOV2, DINOV3, MOCOV3),
+        *(DINO, IBOT, DINOV2, DINOV3, MOCOV3, MSN),
         *(MAE, SIMMIM, BEITV2, MASKFEAT, IJEPA, CAPI, SCALEMAE),
         *(MAE_FINETUNED, SIMMIM_FINETUNED, BEITV2_FINETUNED),
         *(TORCHVISION, DEIT, DEIT_DISTILLED, AUGREG),
