@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/core
 	$(BIN)/python -m experiments.sweep --flagfile=demo.flags --out=out/demo --resume
 
+# In the order of the folders: by their numbers of tests, files with few and long ones would come last, to one worker.
 test: .venv/test
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 test-slow: .venv/test .venv/docs
 	$(BIN)/python -m pytest -m slow
