@@ -64,7 +64,7 @@ def test_worker_processes_give_the_same_batches(split):
     assert_equal_batches(here, image_batches(split, TRANSFORM, batch_size=2, num_workers=2))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_is_left_after_a_stop_comes_as_without_it(split, num_workers):
     """The state is taken while batches beyond it are decoded already, and goes through JSON to another iterator."""
     undisturbed = list(image_batches(split, TRANSFORM, batch_size=2))

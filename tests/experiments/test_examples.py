@@ -206,6 +206,7 @@ class _Damaged:
         return self._split.image(index)
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_decoded_are_passed_over_and_counted_nowhere(sweep, held_out, tmp_path, monkeypatch):
     """Those that cover most: the next ones take their place, in a fresh sweep and in one that is resumed alike."""
     dataset, images, labels = held_out

@@ -92,7 +92,8 @@ def test_processes_together_come_to_the_table_of_one(tmp_path, alone, count):
         assert (tmp_path / "out" / path.relative_to(alone)).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_when_one_is_killed_the_others_end_in_one_line_and_resume_completes(tmp_path, alone, victim):
     started = start_together(tmp_path, "out", 2)
     cells = tmp_path / "out" / "cells" / "untrained_dino_tiny"

@@ -29,7 +29,8 @@ def train(make, num_devices: int, steps: int):
     return jax.tree.map(np.asarray, (state, shown))
 
 
-@pytest.mark.parametrize("make", OBJECTIVES)
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [make_mae, make_dino])
 def test_one_device_and_eight_take_the_same_step(make):
     """The same sums in the same order; only rounding within a backward pass differs, 1e-7 of a gradient of order 1."""
     (one, shown), (eight, shown_by_eight) = (train(make, n, 1) for n in (1, 8))

@@ -388,6 +388,7 @@ def opened(tab, results_rows, results_folder, monkeypatch):
 def test_scores_over_blocks(opened):
     page = opened(layers=(3, 7, 11), rules=("hyperplane",))
     page.click(".rows tbody:not(.spacer) th")
+    page.wait("document.querySelector('dialog').open")
     titles = tables_in_dialog(page)
     (title,) = (title for title in titles if title.startswith("Over blocks"))
     assert [row[0] for row in titles[title]] == ["Block", "3", "7", "11"]
