@@ -212,6 +212,7 @@ def test_contenders_take_turns():
     assert [(m.name, m.evidence) for m in measured] == [("a", "a"), ("b", "b")]
 
 
+@pytest.mark.slow
 def test_isolated_contenders_have_processes_of_their_own():
     pids = [m.evidence for m in measure({"a": (_pid,), "b": (_pid,)}, make_config("probes", "--isolate"))]
     assert len({os.getpid(), *pids}) == 3

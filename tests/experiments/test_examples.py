@@ -169,6 +169,7 @@ def test_images_are_those_that_are_shown_small_and_as_the_backbone_saw_them(swee
     assert large.shape == (80, 160, 3)
 
 
+@pytest.mark.slow
 def test_resuming_keeps_what_is_whole_and_makes_what_is_missing_again(sweep):
     config = dataclasses.replace(sweep[0], resume=True)
     path = masks_path(config.out)

@@ -335,6 +335,7 @@ def test_a_dry_run_tells_the_plan_and_touches_nothing(sweep, tmp_path, capsys):
     assert "all 6 cells are finished" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_page")
 def test_other_weights_in_the_same_cache_are_told_apart(tmp_path, monkeypatch):
     told = []

@@ -54,7 +54,11 @@ CASES = [(1, True), pytest.param(2, True, marks=pytest.mark.slow), (8, True), (8
 @pytest.mark.parametrize(("devices", "streamed"), CASES)
 @pytest.mark.parametrize(
     ("optimizer", "learning_rate", "tolerance"),
-    [("sgd", 0.1, 2e-6), ("adam", 0.01, 2e-5), pytest.param("lbfgs", 1.0, 1e-3, marks=pytest.mark.slow)],
+    [
+        ("sgd", 0.1, 2e-6),
+        pytest.param("adam", 0.01, 2e-5, marks=pytest.mark.slow),
+        pytest.param("lbfgs", 1.0, 1e-3, marks=pytest.mark.slow),
+    ],
 )
 def test_hyperplanes(planted, devices, streamed, optimizer, learning_rate, tolerance, monkeypatch):
     """Some concepts are scored densely, others sparsely.
