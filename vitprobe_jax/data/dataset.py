@@ -12,6 +12,24 @@ from vitprobe_jax.types import Concept, Split
 
 
 @dataclasses.dataclass(frozen=True)
+class Box:
+    """An object's upright box, in pixels of its image as `ImageSplit.image` gives it; it may reach beyond the image.
+
+    Attributes:
+        number: label number of what it shows.
+        track: of the object, the same in every frame of its sequence.
+        left, top, right, bottom: edges; a pixel is the unit square from its index on.
+    """
+
+    number: int
+    track: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Annotation:
     """What is annotated on one image, in the data set's own label numbers.
 
@@ -20,11 +38,13 @@ class Annotation:
             be smaller than its image, it always covers the whole of it.
         labels: (category, label number) that hold for the whole image.
         image_size: height and width of the image; None where the masks have the image's own size, or there are none.
+        boxes: of tracked objects.
     """
 
     masks: tuple[tuple[str, Int[np.ndarray, "sh sw"]], ...] = ()
     labels: tuple[tuple[str, int], ...] = ()
     image_size: tuple[int, int] | None = None
+    boxes: tuple[Box, ...] = ()
 
 
 @runtime_checkable
@@ -63,6 +83,34 @@ class SelectiveSplit(ImageSplit, Protocol):
         ...
 
 
+@runtime_checkable
+class GroupedSplit(ImageSplit, Protocol):
+    """A split whose images belong to groups, of each of which a few-shot draw takes so many: cities, classes.
+
+    Attributes:
+        group_names: all groups, in the data set's own order; some may have no image.
+    """
+
+    group_names: tuple[str, ...]
+
+    def groups(self, index: int) -> tuple[str, ...]:
+        """The groups of an image; it may have to be read for that.
+
+        Raises:
+            InputError: as `annotation`.
+        """
+        ...
+
+
+@runtime_checkable
+class FrameSplit(ImageSplit, Protocol):
+    """Frames of sequences, those of a sequence together and ascending; `annotation` has boxes."""
+
+    def frame(self, index: int) -> tuple[str, int]:
+        """The sequence of a frame, and its number there. Numbers may leave gaps."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A data set as the pipeline sees it.
@@ -70,11 +118,16 @@ class Dataset:
     Attributes:
         name: what results call it: the kind and the folder's own name (`broden:camvid`), so that moved data keeps it.
         concepts: everything annotated, sorted by (category in the data set's own order, number).
-        splits: `train` (templates are fitted on it) and `val` (held out).
+        splits: `train` (templates are fitted on it) and `val` (held out). Data sets of tracks have `val` alone.
         skip_corrupt: whether an image that cannot be decoded is left out with a warning (True) or ends the run (False).
         fingerprint: hex digest that changes when the list of images or annotations changes, or the size of a file; where
             the files are does not enter.
         unprobed: categories that are left out unless `--categories` names them.
+        supercategories: of each concept, what kind of object it is (`vehicle`), None for what is no object but background
+            (`sky`). () where the data set does not tell.
+        tile: side in pixels of the tiles that its images are cut into for a model of 224 pixels, 0 where they are as small
+            as that.
+        gsd: metres a pixel of its images, where all have the same and it is known.
     """
 
     name: str
@@ -83,11 +136,27 @@ class Dataset:
     skip_corrupt: bool
     fingerprint: str
     unprobed: tuple[str, ...] = ()
+    supercategories: tuple[str | None, ...] = ()
+    tile: int = 256
+    gsd: float | None = None
 
     @property
     def categories(self) -> tuple[str, ...]:
         """Category names in the data set's own order."""
         return tuple(dict.fromkeys(concept.category for concept in self.concepts))
+
+    def require_splits(self, *needed: Split) -> None:
+        """Makes sure of splits that a command cannot do without.
+
+        Raises:
+            InputError: the data set lacks one of them, as those of tracks lack `train`.
+        """
+        for split in needed:
+            if split not in self.splits:
+                raise InputError(
+                    f"--dataset: {self.name} has no {split} images, its {', '.join(self.splits)} is for the tracking of "
+                    f"experiments.local; give a data set that has {' and '.join(needed)}"
+                )
 
     def select(self, categories: tuple[str, ...]) -> "Dataset":
         """The same images with the concepts of these categories only; () means all but `unprobed`.
@@ -103,12 +172,17 @@ class Dataset:
                 f"--categories: {', '.join(unknown)} not in {self.name}, which has {', '.join(self.categories)}"
             )
         wanted = categories or tuple(name for name in self.categories if name not in self.unprobed)
-        kept = tuple(concept for concept in self.concepts if concept.category in wanted)
+        kept = [i for i, concept in enumerate(self.concepts) if concept.category in wanted]
         splits = {
             name: split.select(wanted) if isinstance(split, SelectiveSplit) else split
             for name, split in self.splits.items()
         }
-        return dataclasses.replace(self, concepts=kept, splits=splits)
+        return dataclasses.replace(
+            self,
+            concepts=tuple(self.concepts[i] for i in kept),
+            splits=splits,
+            supercategories=tuple(self.supercategories[i] for i in kept) if self.supercategories else (),
+        )
 
 
 class ImageSubset:
@@ -135,5 +209,11 @@ def draw_subset(split: ImageSplit, max_images: int, seed: int) -> ImageSplit:
     """At most `max_images` images drawn without replacement by `seed`, in the split's order; 0 keeps all."""
     if not max_images or max_images >= len(split):
         return split
-    chosen = np.random.default_rng([seed, len(split)]).choice(len(split), max_images, replace=False)
-    return ImageSubset(split, np.sort(chosen))
+    return ImageSubset(split, draw_indices(len(split), max_images, seed))
+
+
+def draw_indices(count: int, wanted: int, seed: int) -> Int[np.ndarray, " n"]:
+    """`wanted` of `count` things, 0 for all, drawn without replacement by `seed`, ascending."""
+    if not wanted or wanted >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng([seed, count]).choice(count, wanted, replace=False))

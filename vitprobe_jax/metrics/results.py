@@ -75,11 +75,11 @@ def write_table(table: pa.Table, path: epath.PathLike) -> None:
     write_whole(path, content.getvalue().to_pybytes())
 
 
-def read_table(path: epath.PathLike) -> pa.Table:
+def read_table(path: epath.PathLike, schema: pa.Schema = SCHEMA) -> pa.Table:
     """Reads a results file.
 
     Raises:
-        InputError: no such file, not a parquet file, or other columns than `SCHEMA`.
+        InputError: no such file, not a parquet file, or other columns than the schema's.
     """
     try:
         with epath.Path(path).open("rb") as file:
@@ -88,6 +88,6 @@ def read_table(path: epath.PathLike) -> pa.Table:
         raise InputError(f"{path}: no results here; run a sweep with this --out first") from error
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable results file ({error}); run the sweep again") from error
-    if not table.schema.equals(SCHEMA):
+    if not table.schema.equals(schema):
         raise InputError(f"{path}: its columns are not those of this version; run the sweep again")
     return table

@@ -1,0 +1,136 @@
+"""Images made worse on purpose: blur, noise, noise in a band of frequencies (study 2, appendix A.6).
+
+Noise in a band is what Park and Kim add to find which frequencies a model leans on: x + F^-1(F(delta) * M_b), where delta
+is Gaussian noise, F the two-dimensional Fourier transform and M_b the mask of band b. Study 2 says four bands, not where
+they part nor how loud they are. Chosen here: bands are rings of equal width in the radius of the frequency, up to Nyquist's
+half cycle a pixel, the corners of the spectrum beyond it counting for the last; and the noise of every band is scaled to
+the same deviation, without which a wider ring would be a louder noise.
+
+Images are uint8 RGB [H, W, 3]; levels of noise are in their units, 0..255, and lengths in their pixels.
+
+References:
+    Park and Kim, How Do Vision Transformers Work?, ICLR 2022.
+"""
+
+import dataclasses
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from scipy import fft, ndimage
+
+from vitprobe_jax.data.dataset import Annotation, ImageSplit
+from vitprobe_jax.errors import InputError
+
+CorruptionKind = Literal["blur", "noise", "frequency"]
+
+CORRUPTIONS: dict[CorruptionKind, tuple[float, ...]] = {
+    "blur": (10.0, 20.0, 30.0, 40.0),
+    "noise": (10.0, 20.0, 30.0, 40.0),
+    "frequency": (0.0, 1.0, 2.0, 3.0),
+}
+"""The levels of the study. It gives blur as 10 to 40 alone; taken as the deviation of the Gaussian, in pixels."""
+
+NUM_BANDS = 4
+FREQUENCY_DEVIATION = 20.0
+"""Of the noise in any band, before clipping: that of the second level of plain noise, so that the two can be compared."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Corruption:
+    """One way to make an image worse.
+
+    Attributes:
+        kind: `blur`, a Gaussian; `noise`, Gaussian and independent for every pixel and channel; `frequency`, Gaussian
+            noise in one band of frequencies.
+        level: of `blur` and `noise`, their deviation, in pixels and in units of 0..255, above 0; of `frequency`, the
+            number of the band, 0 (with the mean of the image) to 3.
+    """
+
+    kind: CorruptionKind
+    level: float
+
+    def __post_init__(self):
+        if self.kind not in get_args(CorruptionKind):
+            raise InputError(f"corruption: {self.kind!r} is unknown; give one of {', '.join(CORRUPTIONS)}")
+        if self.kind == "frequency" and self.level not in range(NUM_BANDS):
+            raise InputError(
+                f"corruption: frequency has no band {self.level:g}; give a number from 0 to {NUM_BANDS - 1}"
+            )
+        if not 0 < self.level < np.inf and self.kind != "frequency":
+            raise InputError(f"corruption: {self.kind} of level {self.level:g} is none; give a level above 0")
+
+    @property
+    def name(self) -> str:
+        """Kind and level: `blur 20`."""
+        return f"{self.kind} {self.level:g}"
+
+
+def corrupt(
+    image: UInt8[np.ndarray, "H W 3"], corruption: Corruption, *, seed: tuple[int, ...]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image made worse, rounded and clipped to 0..255.
+
+    Channels are blurred, and get noise, each on its own. Beyond its border a blurred image goes on with its outermost
+    pixels; the kernel ends at four deviations. Noise of one seed is the same draw at any level and in any band.
+
+    Args:
+        image: RGB.
+        corruption: what to do.
+        seed: whole numbers, none negative, which with the image's size fix the noise; `blur` does not use it.
+    """
+    pixels = image.astype(np.float32)
+    if corruption.kind == "blur":
+        pixels = ndimage.gaussian_filter(pixels, corruption.level, mode="nearest", truncate=4.0, axes=(0, 1))
+    else:
+        noise = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
+        if corruption.kind == "noise":
+            pixels += np.float32(corruption.level) * noise
+        else:
+            pixels += np.float32(FREQUENCY_DEVIATION) * _band_of(noise, int(corruption.level))
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def _band_of(noise: Float[np.ndarray, "H W 3"], band: int) -> Float[np.ndarray, "H W 3"]:
+    """What of white noise lies in the band, at the deviation of the whole; 0 where an image is too small to have any."""
+    height, width, _ = noise.shape
+    spectrum = fft.rfft2(noise, axes=(0, 1))
+    mask = _band_mask(height, width, band)
+    # White noise has equal power at all frequencies: of a share of them it keeps that share of its variance.
+    scale = np.sqrt(mask.size / max(1, np.count_nonzero(mask)))
+    # The real transform holds half of the spectrum, which mirrors the other half, as the mask does.
+    kept = spectrum * mask[:, : spectrum.shape[1], None]
+    return fft.irfft2(kept, s=(height, width), axes=(0, 1)) * np.float32(scale)
+
+
+def _band_mask(height: int, width: int, band: int) -> Bool[np.ndarray, "H W"]:
+    """Which frequencies of the discrete transform lie in the band: |f| of [b/4, (b+1)/4) times Nyquist's."""
+    radius = np.hypot(fft.fftfreq(height)[:, None], fft.fftfreq(width)[None])
+    return np.minimum(np.floor(radius / 0.5 * NUM_BANDS), NUM_BANDS - 1) == band
+
+
+class CorruptedSplit:
+    """The images of a split, each made worse; names and annotations are the split's own.
+
+    The pixels of an image hang on the seed and its index alone: reading order, threads and processes change nothing, and
+    the same image gets the same draw of noise at every level.
+    """
+
+    def __init__(self, parent: ImageSplit, corruption: Corruption, seed: int):
+        self._parent = parent
+        self._corruption = corruption
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def name(self, index: int) -> str:
+        return self._parent.name(index)
+
+    def image(self, index: int) -> Image.Image:
+        pixels = np.asarray(self._parent.image(index))
+        return Image.fromarray(corrupt(pixels, self._corruption, seed=(self._seed, index)))
+
+    def annotation(self, index: int) -> Annotation:
+        return self._parent.annotation(index)
