@@ -146,6 +146,7 @@ def pretrain(config: PretrainConfig) -> Path | None:
     if PARTS % mesh.size:
         raise InputError(f"--mesh: {mesh.size} devices cannot share {PARTS} parts of a batch; use 1, 2, 4 or 8")
     dataset = open_dataset(config.dataset, seed=config.seed)
+    dataset.require_splits("train")
     require(len(dataset.splits["train"]) >= config.batch_size, "batch_size", "the data set has fewer images")
     processes.on_first(lambda: enter_folder(config, {f"the content of {dataset.name}": dataset.fingerprint}))
     objective, schedule = config.method(), config.schedule()

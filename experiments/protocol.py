@@ -71,6 +71,7 @@ def outcomes(config: SweepConfig) -> Iterator[Outcome]:
     """Every combination on every token of every backbone."""
     backbones = load_backbones(config)
     dataset = open_dataset(config.dataset, seed=config.seed).select(config.categories)
+    dataset.require_splits(*SPLITS)
     with tempfile.TemporaryDirectory() as temporary:
         run = dataclasses.replace(config, out=epath.Path(temporary) / "run")
         folder = ResultsFolder.open(run, input_digests(dataset, backbones))

@@ -3,6 +3,7 @@
 `python -m experiments.sweep --flagfile=seg.flags --dataset=broden:DIR --backbones=DIR,DIR --out=DIR`
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from experiments import config as run_config
 from experiments import processes
 from experiments.backbones import input_digests, load_backbones, note_backbone
 from experiments.cells import Design, SweepCell
-from experiments.config import SweepConfig
+from experiments.config import SweepConfig, require
 from experiments.examples import make_examples
 from experiments.pixel_data import pixel_grid, pixel_table
 from experiments.plan import BackbonePlan, format_plan
@@ -24,6 +25,7 @@ from vitprobe_jax import cli
 from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.data import open_dataset
 from vitprobe_jax.errors import InputError
+from vitprobe_jax.features.moments import variant_name
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.results import make_table
 from vitprobe_jax.probes.feature_norm import CHANGES
@@ -42,11 +44,12 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
         InputError: bad input of any kind; what was finished before stays in the results folder.
     """
     mesh, local_mesh = processes.make_meshes(config.mesh)
-    backbones = load_backbones(config)
+    backbones = [_variant(backbone, config.drop_features) for backbone in load_backbones(config)]
     if config.pixel_level:
         for backbone in backbones:
             pixel_grid(config, backbone)
     dataset = open_dataset(config.dataset, seed=config.seed).select(config.categories)
+    dataset.require_splits(*SPLITS)
     folder = ResultsFolder(config.out, config.seed)
     if not config.dry_run:
         folder = processes.on_first(lambda: ResultsFolder.open(config, input_digests(dataset, backbones))) or folder
@@ -55,6 +58,11 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
         changes = CHANGES[config.feature_norm]
         folder.note(
             f"--feature_norm={config.feature_norm}: {changes}; folded into the templates, which apply to raw tokens"
+        )
+    if config.drop_features:
+        folder.note(
+            f"--drop_features={config.drop_features}: so many features of each token, those of highest variance over its "
+            "training rows, are left out under every rule; templates apply to raw tokens and give them no weight"
         )
     work = [_open_cells(config, backbone, folder) for backbone in backbones]
     plans = [
@@ -79,6 +87,17 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
         return write_report(config.out)
 
     return processes.on_first(finish)
+
+
+def _variant(backbone: Backbone, dropped: int) -> Backbone:
+    """The same backbone under the name that it has with so many features left out.
+
+    Raises:
+        InputError: no feature would be left.
+    """
+    name, width = backbone.spec.name, backbone.spec.config.width
+    require(dropped < width, "drop_features", f"{name} has {width} features; give at most {width - 1}")
+    return dataclasses.replace(backbone, spec=dataclasses.replace(backbone.spec, name=variant_name(name, dropped)))
 
 
 def _open_cells(

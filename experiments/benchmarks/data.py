@@ -275,7 +275,7 @@ def prepare_extraction(config: BenchConfig, folder: Path, part: str) -> Work:
 def _images(folder: Path, count: int) -> ImageSubset:
     """So many images, the files over and over."""
     files = tuple(f"{i:03d}.jpg" for i in range(FILES))
-    return ImageSubset(FolderSplit(folder, files, (1,) * FILES), np.arange(count) % FILES)
+    return ImageSubset(FolderSplit(folder, files, (1,) * FILES, ("drawing",)), np.arange(count) % FILES)
 
 
 def _transform(config: BenchConfig) -> Transform:

@@ -5,6 +5,7 @@ import pytest
 from absl import logging
 
 from tests.data.broden_tree import write_image
+from vitprobe_jax.data.dataset import GroupedSplit
 from vitprobe_jax.data.imagefolder import open_imagefolder
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import Concept
@@ -29,6 +30,11 @@ def test_classes_are_numbered_over_both_splits(folder):
     assert names(val) == ["val/dog/d.jpg", "val/emu/e.jpg"]
     assert [train.annotation(i).labels for i in range(3)] == [(("class", 1),), (("class", 2),), (("class", 2),)]
     assert val.annotation(1).labels == (("class", 3),)
+    assert isinstance(train, GroupedSplit)
+    assert train.group_names == val.group_names == ("cat", "dog", "emu")
+    assert [train.groups(i) for i in range(3)] == [("cat",), ("dog",), ("dog",)]
+    assert val.groups(1) == ("emu",)
+    assert train.size(0) == (8, 8)
     assert dataset.skip_corrupt
     assert dataset.unprobed == ()
 

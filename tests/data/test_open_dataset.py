@@ -47,7 +47,8 @@ def test_shapes_need_no_file():
     [
         (
             "",
-            r"no known kind; give one of broden:DIR, imagefolder:DIR, imagenet200:DIR, shapes:N, tfds:NAME\[@DATA_DIR\]",
+            r"no known kind; give one of ade20k:DIR, bdd100k:DIR, broden:DIR, cityscapes:DIR, fair1m:DIR, "
+            r"imagefolder:DIR, imagenet200:DIR, mot17:DIR, shapes:N, tfds:NAME\[@DATA_DIR\]",
         ),
         ("imagenet:/data", "no known kind"),
         ("/data/broden", "no known kind"),
@@ -61,6 +62,8 @@ def test_shapes_need_no_file():
         ("shapes:-3", "whole number"),
         ("broden:/nowhere/at/all", "not a folder"),
         ("imagenet200:/nowhere/at/all", "not a folder"),
+        ("ade20k:/nowhere/at/all", "not a folder"),
+        ("cityscapes:/nowhere/at/all", "not a folder"),
         ("tfds:broden@/nowhere/at/all", "no tfds data set broden is prepared in /nowhere/at/all"),
     ],
 )

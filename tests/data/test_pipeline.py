@@ -193,5 +193,5 @@ def test_an_exception_that_is_no_bad_input_is_not_swallowed(split):
 
 
 def test_an_empty_split_has_no_batches(split):
-    nothing = type(split)(split.folder, (), ())
+    nothing = type(split)(split.folder, (), (), ())
     assert list(image_batches(nothing, TRANSFORM, batch_size=2)) == []

@@ -84,6 +84,19 @@ class SelectiveSplit(ImageSplit, Protocol):
 
 
 @runtime_checkable
+class SizedSplit(ImageSplit, Protocol):
+    """A split that knows the sizes of its images without decoding them."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the image, as `image` gives it.
+
+        Raises:
+            InputError: the file is missing or is no image; names the file.
+        """
+        ...
+
+
+@runtime_checkable
 class GroupedSplit(ImageSplit, Protocol):
     """A split whose images belong to groups, of each of which a few-shot draw takes so many: cities, classes.
 
@@ -185,6 +198,18 @@ class Dataset:
         )
 
 
+def image_size(split: ImageSplit, index: int) -> tuple[int, int]:
+    """Height and width of an image, which is decoded where its split is no `SizedSplit`.
+
+    Raises:
+        InputError: as `ImageSplit.image`.
+    """
+    if isinstance(split, SizedSplit):
+        return split.size(index)
+    image = split.image(index)
+    return image.height, image.width
+
+
 class ImageSubset:
     """Some images of a split, as a split."""
 
@@ -203,6 +228,10 @@ class ImageSubset:
 
     def annotation(self, index: int) -> Annotation:
         return self._parent.annotation(int(self._indices[index]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the image."""
+        return image_size(self._parent, int(self._indices[index]))
 
 
 def draw_subset(split: ImageSplit, max_images: int, seed: int) -> ImageSplit:

@@ -19,6 +19,20 @@ def read_image(path: str | Path, *, mode: str | None = None) -> Image.Image:
     return decode_image(path, str(path), mode=mode)
 
 
+def image_file_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image by its header; the pixels are not decoded.
+
+    Raises:
+        InputError: the file is missing or is no image; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    # As in `decode_image`: on broken bytes pillow raises errors of many kinds.
+    except Exception as error:
+        raise InputError(f"{path}: has no readable size ({error}); replace the file") from error
+
+
 def walk_files(folder: str | Path) -> Iterator[os.DirEntry]:
     """Every file below a folder, one scan a folder, in no particular order; hidden folders are left out."""
     with os.scandir(folder) as entries:

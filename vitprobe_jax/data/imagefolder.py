@@ -9,7 +9,7 @@ from absl import logging
 from PIL import Image
 
 from vitprobe_jax.data.dataset import Annotation, Dataset
-from vitprobe_jax.data.files import existing_folder, read_image, walk_files
+from vitprobe_jax.data.files import existing_folder, image_file_size, read_image, walk_files
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import Concept
 
@@ -19,17 +19,19 @@ _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "validation", "test")}
 
 @dataclasses.dataclass(frozen=True)
 class FolderSplit:
-    """The images of one split.
+    """The images of one split; its groups are the classes.
 
     Attributes:
         folder: the root of the data set.
         files: paths relative to it, sorted by class, then by path.
         numbers: the class number of each file.
+        group_names: the classes, by number from 1; a split need not have images of all.
     """
 
     folder: Path
     files: tuple[str, ...]
     numbers: tuple[int, ...]
+    group_names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -40,8 +42,14 @@ class FolderSplit:
     def image(self, index: int) -> Image.Image:
         return read_image(self.folder / self.files[index], mode="RGB")
 
+    def size(self, index: int) -> tuple[int, int]:
+        return image_file_size(self.folder / self.files[index])
+
     def annotation(self, index: int) -> Annotation:
         return Annotation(labels=(("class", self.numbers[index]),))
+
+    def groups(self, index: int) -> tuple[str, ...]:
+        return (self.group_names[self.numbers[index] - 1],)
 
 
 def open_imagefolder(folder: str | Path, name: str) -> Dataset:
@@ -87,7 +95,8 @@ def open_imagefolder(folder: str | Path, name: str) -> Dataset:
         listed = [(path, size, numbers[name]) for name in sorted(classes) for path, size in sorted(classes[name])]
         for path, size, _ in listed:
             digest.update(f"{path}\0{size}\n".encode("utf-8", "surrogateescape"))
-        splits[split] = FolderSplit(folder, tuple(path for path, _, _ in listed), tuple(n for _, _, n in listed))
+        files, labels = (tuple(row[column] for row in listed) for column in (0, 2))
+        splits[split] = FolderSplit(folder, files, labels, tuple(numbers))
     return Dataset(
         name=name,
         concepts=tuple(Concept(number=n, name=class_name, category="class") for class_name, n in numbers.items()),

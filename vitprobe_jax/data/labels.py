@@ -77,12 +77,10 @@ def build_labels(
     Raises:
         InputError: the patch size does not divide the image size, or an annotation is unfit.
     """
-    if any(side % patch_size for side in transform.size):
-        height, width = transform.size
-        raise InputError(f"--image_size: {height} x {width} is not a multiple of the patch size {patch_size}")
+    num_patches = count_patches(transform.size, patch_size)
     categories = tuple(dict.fromkeys(concept.category for concept in concepts))
-    slot_of = {category: _slot_lookup(concepts, category) for category in categories}
-    num_rows = transform.size[0] * transform.size[1] // patch_size**2 if task == "segmentation" else 1
+    slot_of = {category: slot_lookup(concepts, category) for category in categories}
+    num_rows = num_patches if task == "segmentation" else 1
     dtype = slot_dtype(len(concepts))
 
     def mask_columns(annotation: Annotation, category: str, mask: np.ndarray) -> Int[np.ndarray, "R c"]:
@@ -92,9 +90,9 @@ def build_labels(
         enlarged_only = k > 0 and patch_size % k == 0
         labels = mask if enlarged_only else transform.mask(mask, annotation.image_size or mask.shape)
         if task == "classification":
-            return _look_up(slot_of[category], _distinct(labels))[None]
+            return look_up(slot_of[category], distinct_labels(labels))[None]
         side = patch_size // k if enlarged_only else patch_size
-        return _look_up(slot_of[category], patch_labels(labels, patch_size=side, rule=patch_label))[:, None]
+        return look_up(slot_of[category], patch_labels(labels, patch_size=side, rule=patch_label))[:, None]
 
     def image_slots(index: int) -> list[Int[np.ndarray, "R _"]]:
         annotation = split.annotation(index)
@@ -104,7 +102,7 @@ def build_labels(
                 columns[category].append(mask_columns(annotation, category, mask))
         for category, label in annotation.labels:
             if category in columns:
-                columns[category].append(_look_up(slot_of[category], np.full((num_rows, 1), label)))
+                columns[category].append(look_up(slot_of[category], np.full((num_rows, 1), label)))
         return [_pack(np.concatenate(columns[category], -1)) for category in categories]
 
     def block_slots(start: int) -> list[Int[np.ndarray, "b R _"]]:
@@ -144,15 +142,32 @@ def patch_labels(labels: Int[np.ndarray, "H W"], *, patch_size: int, rule: Patch
     if rule == "nearest":
         half = patch_size // 2
         return labels[half::patch_size, half::patch_size].ravel()
-    height, width = (side // patch_size for side in labels.shape)
-    present = _distinct(labels)
+    present = distinct_labels(labels)
     code = np.zeros(present[-1] + 1, np.int64)
     code[present] = np.arange(len(present))
-    patch = np.arange(height * width).reshape(height, 1, width, 1)
-    cells = patch * len(present) + code[labels].reshape(height, patch_size, width, patch_size)
-    votes = np.bincount(cells.ravel(), minlength=patch.size * len(present)).reshape(-1, len(present))
+    votes = patch_votes(code[labels], patch_size=patch_size, num_codes=len(present))
     # argmax takes the first of equals, and `present` ascends.
     return present[votes.argmax(-1)]
+
+
+def patch_votes(codes: Int[np.ndarray, "H W"], *, patch_size: int, num_codes: int) -> Int[np.ndarray, "P n"]:
+    """How many pixels of every patch, row-major, have each code of 0..num_codes - 1."""
+    height, width = (side // patch_size for side in codes.shape)
+    patch = np.arange(height * width).reshape(height, 1, width, 1)
+    cells = patch * num_codes + codes.reshape(height, patch_size, width, patch_size)
+    return np.bincount(cells.ravel(), minlength=patch.size * num_codes).reshape(-1, num_codes)
+
+
+def count_patches(size: tuple[int, int], patch_size: int) -> int:
+    """Patches of an image of this height and width.
+
+    Raises:
+        InputError: the patch size does not divide both sides.
+    """
+    height, width = size
+    if height % patch_size or width % patch_size:
+        raise InputError(f"--image_size: {height} x {width} is not a multiple of the patch size {patch_size}")
+    return height * width // patch_size**2
 
 
 def _enlargement(transform: Transform, mask_size: tuple[int, int]) -> int:
@@ -162,12 +177,12 @@ def _enlargement(transform: Transform, mask_size: tuple[int, int]) -> int:
     return k if transform.crop == "none" and transform.size == (k * mask_height, k * mask_width) else 0
 
 
-def _distinct(labels: Int[np.ndarray, "..."]) -> Int[np.ndarray, " n"]:
+def distinct_labels(labels: Int[np.ndarray, "..."]) -> Int[np.ndarray, " n"]:
     """The labels that occur, ascending. By counting, which is ten times faster than sorting a mask."""
     return np.flatnonzero(np.bincount(labels.ravel()))
 
 
-def _slot_lookup(concepts: tuple[Concept, ...], category: str) -> Int[np.ndarray, " n"]:
+def slot_lookup(concepts: tuple[Concept, ...], category: str) -> Int[np.ndarray, " n"]:
     """From a label number of the category to its place in `concepts` plus one; the last entry, 0, serves all others."""
     numbered = [(concept.number, i) for i, concept in enumerate(concepts, 1) if concept.category == category]
     lookup = np.zeros(max(number for number, _ in numbered) + 2, slot_dtype(len(concepts)))
@@ -176,7 +191,8 @@ def _slot_lookup(concepts: tuple[Concept, ...], category: str) -> Int[np.ndarray
     return lookup
 
 
-def _look_up(lookup: Int[np.ndarray, " n"], labels: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+def look_up(lookup: Int[np.ndarray, " n"], labels: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+    """Each label's entry of a lookup of `slot_lookup`."""
     return lookup[np.minimum(labels, len(lookup) - 1)]
 
 

@@ -51,18 +51,14 @@ class Transform:
     def mask(self, mask: Int[np.ndarray, "sh sw"], image_size: tuple[int, int]) -> Int[np.ndarray, "H W"]:
         """Takes a mask the way of its image: each output pixel gets the label under its centre.
 
-        The centre of output row i lies at (top + i + 1/2) / height of the whole image, so in row
-        floor((2 (top + i) + 1) sh / (2 height)) of a mask that covers the whole image in sh rows; columns alike. Integers
-        throughout: no rounding.
-
         Args:
             mask: labels, in the image's size or any other.
             image_size: height and width of the image that the mask belongs to.
         """
         resized, offsets = self._geometry(image_size)
         rows, columns = (
-            (2 * (start + np.arange(length)) + 1) * source // (2 * total)
-            for start, length, source, total in zip(offsets, self.size, mask.shape, resized, strict=True)
+            nearest_cells(start, count, length=length, cells=cells)
+            for start, count, length, cells in zip(offsets, self.size, resized, mask.shape, strict=True)
         )
         return mask[rows][:, columns]
 
@@ -80,3 +76,18 @@ class Transform:
         # Python's round, half to even, as in CenterCrop.
         top, left = (round((total - side) / 2) for total, side in zip(resized, self.size, strict=True))
         return resized, (top, left)
+
+
+def nearest_cells(start: int, count: int, *, length: int, cells: int) -> Int[np.ndarray, " n"]:
+    """Along a side of `length` pixels that is also divided into `cells`: the cell that each pixel's centre lies in.
+
+    The centre of pixel i lies at (i + 1/2) / length of the side, so in cell floor((2 i + 1) cells / (2 length)). Integers
+    throughout: no rounding.
+
+    Args:
+        start: the first pixel.
+        count: of pixels.
+        length: all pixels of the side.
+        cells: equal parts of it.
+    """
+    return (2 * (start + np.arange(count)) + 1) * cells // (2 * length)
