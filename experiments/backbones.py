@@ -12,7 +12,7 @@ from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED_OBJECTIVE
 from vitprobe_jax.data.dataset import Dataset
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.types import Task
+from vitprobe_jax.types import Rows
 
 
 def load_backbones(config: RunConfig) -> list[Backbone]:
@@ -22,7 +22,7 @@ def load_backbones(config: RunConfig) -> list[Backbone]:
         InputError: one cannot be loaded, lacks a wanted block, does not fit the image size; two have one name; none takes
             the `--gsd` that is given.
     """
-    backbones = [_at_gsd(load_backbone(name), config.gsd) for name in config.backbones]
+    backbones = [at_gsd(load_backbone(name), config.gsd) for name in config.backbones]
     names = [backbone.spec.name for backbone in backbones]
     if len(set(names)) < len(names):
         raise InputError(f"--backbones: two are called the same ({', '.join(names)}); convert one with another --name")
@@ -45,8 +45,8 @@ def _takes_gsd(backbone: Backbone) -> bool:
     return backbone.spec.config.positions == "gsd"
 
 
-def _at_gsd(backbone: Backbone, gsd: float | None) -> Backbone:
-    """The backbone for images of so many metres a pixel, where its positions know that."""
+def at_gsd(backbone: Backbone, gsd: float | None) -> Backbone:
+    """The backbone for images of so many metres a pixel, where its positions know that; as it is for None."""
     if gsd is None or not _takes_gsd(backbone):
         return backbone
     config = dataclasses.replace(backbone.spec.config, gsd=gsd)
@@ -59,7 +59,7 @@ def input_digests(dataset: Dataset, backbones: Sequence[Backbone]) -> dict[str, 
     return {f"the content of {dataset.name}": dataset.fingerprint} | weights
 
 
-def make_transform(config: RunConfig, task: Task, backbone: Backbone) -> Transform:
+def make_transform(config: RunConfig, task: Rows, backbone: Backbone) -> Transform:
     """How images reach this backbone under the run's flags."""
     spec = backbone.spec
     crop = config.crop
@@ -69,7 +69,7 @@ def make_transform(config: RunConfig, task: Task, backbone: Backbone) -> Transfo
     return Transform(size, crop, spec.preprocess.resize_ratio, spec.preprocess.interpolation)
 
 
-def note_backbone(backbone: Backbone, task: Task, folder: ResultsFolder) -> None:
+def note_backbone(backbone: Backbone, task: Rows, folder: ResultsFolder) -> None:
     """Writes down what a reader of the results must know of a backbone."""
     spec = backbone.spec
     if spec.objective == UNTRAINED_OBJECTIVE:

@@ -1,15 +1,18 @@
 """One cell of the sweep: a token of a layer under a decision rule -> templates and rows of results."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 
 from experiments import processes
 from experiments.config import SweepConfig
 from vitprobe_jax.backbones.config import BackboneSpec
 from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.features.extract import Cell
+from vitprobe_jax.features.moments import highest_variance, table_variance
 from vitprobe_jax.features.table import FeatureTable
 from vitprobe_jax.metrics.balanced import BalancedMetrics, Counts, balanced_metrics
 from vitprobe_jax.metrics.counts import count_cosine, count_hyperplanes, to_counts
@@ -85,7 +88,11 @@ class Design:
 
 @dataclasses.dataclass(frozen=True)
 class SweepCell:
-    """A token of a layer of a backbone, with its tables on the devices."""
+    """A token of a layer of a backbone, with its tables on the devices.
+
+    With `--drop_features` the backbone is the variant that has its own name (`moments.variant_name`). Its tables are those
+    of the whole backbone; features are left out by the feature norm.
+    """
 
     config: SweepConfig
     dataset: str
@@ -105,7 +112,7 @@ class SweepCell:
         probed = np.array([k for k in range(len(self.design.pools)) if k not in skipped], np.int32)
         kind = "center" if rule == "cosine_centered" else self.config.feature_norm
         probe = self._hyperplane if rule == "hyperplane" else self._cosine
-        arrays, numbers, counts, notes = probe(probed, fit_feature_norm(self.train, kind=kind))
+        arrays, numbers, counts, notes = probe(probed, fit_feature_norm(self.train, kind=kind, keep=self._keep))
         diverged = check_finite(*(np.moveaxis(arrays[name], axis, 0) for name, axis in CONCEPT_AXIS[rule].items()))
         skipped |= {int(probed[i]): reason for i, reason in diverged.items()}
         kept = np.array([i for i in range(len(probed)) if i not in diverged], int)
@@ -120,6 +127,7 @@ class SweepCell:
             concepts=tuple(self.design.labels.concepts[probed[i]] for i in kept),
             arrays=arrays,
             shots=() if rule == "hyperplane" else self.config.shots,
+            dropped=self.config.drop_features,
         )
         metrics = balanced_metrics(counts)
         rows = [self._skipped_row(rule, k, shots, skipped[k]) for k in sorted(skipped) for shots in self._shots(rule)]
@@ -129,6 +137,13 @@ class SweepCell:
                     self._row(rule, int(probed[place[-1]])) | numbers(place) | _measured(metrics, counts, place)
                 )
         return templates, rows, notes
+
+    @functools.cached_property
+    def _keep(self) -> Bool[np.ndarray, " D"] | None:
+        """The features that every rule keeps; None for all."""
+        if not self.config.drop_features:
+            return None
+        return highest_variance(np.asarray(table_variance(self.train)), self.config.drop_features)
 
     def pixel_rows(self, hyperplanes: Templates, pixels: PixelTable) -> list[dict]:
         """Evaluates hyperplanes on the pixels of the held-out images, those of all processes.

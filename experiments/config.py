@@ -45,6 +45,7 @@ NOT_IN_RESULTS = (
     "num_processes",
     "process_id",
     "examples",
+    "knn_memory",
 )
 """Fields that change where, how fast, and what is kept beside the results; never the results."""
 
@@ -141,6 +142,7 @@ class SweepConfig(RunConfig):
     categories: tuple[str, ...]
     min_positives: int
     feature_norm: FeatureNorm
+    drop_features: int
     hyperplane: HyperplaneConfig
     probe_memory: int
     pixel_level: bool
@@ -152,6 +154,7 @@ class SweepConfig(RunConfig):
         require(len(set(self.shots)) == len(self.shots), "shots", "a number stands twice")
         require(self.trials >= 1, "trials", "must be at least 1")
         require(self.min_positives >= 1, "min_positives", "must be at least 1")
+        require(self.drop_features >= 0, "drop_features", "must be 0 (none) or more")
         require(self.probe_memory >= 1, "probe_memory", "must be at least 1")
         pixels_of_patches = "its score maps need every patch, which --patches_per_image leaves out; drop one of the two"
         require(not (self.pixel_level and self.patches_per_image), "pixel_level", pixels_of_patches)
@@ -257,6 +260,12 @@ def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "min_positives", 5, "Concepts with fewer positive training rows are reported as skipped, not probed."
     )
     define.enum("feature_norm", "none", FEATURE_NORMS, "Normalisation of features, by training statistics.")
+    define.integer(
+        "drop_features",
+        0,
+        "Leave out so many features of each token, those of highest variance over its training rows; results call the "
+        "backbone NAME-200.",
+    )
     defaults = HyperplaneConfig()
     define.enum("optimizer", defaults.optimizer, get_args(Optimizer), "Of the hyperplanes' logistic regressions.")
     define.float(
@@ -296,9 +305,9 @@ def run_values(values: flags.FlagValues) -> dict:
     """The fields of `RunConfig` from parsed flags."""
     return launch_values(values) | {
         "backbones": tuple(itertools.chain.from_iterable(map(_expanded, values.backbones))),
-        "tokens": _choices("tokens", values.tokens, ALL_TOKENS),
+        "tokens": choices("tokens", values.tokens, ALL_TOKENS),
         "layers": _layers(values.layers),
-        "image_size": _image_size(values.image_size),
+        "image_size": image_size("image_size", values.image_size),
         "gsd": values.gsd,
         "batch_size": values.batch_size,
         "dtype": values.dtype,
@@ -322,12 +331,13 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
     return SweepConfig(
         **run_values(values),
         task=values.task,
-        rules=_choices("rules", values.rules, RULES),
-        shots=tuple(sorted(_numbers("shots", values.shots))),
+        rules=choices("rules", values.rules, RULES),
+        shots=tuple(sorted(numbers("shots", values.shots))),
         trials=values.trials,
         categories=tuple(values.categories),
         min_positives=values.min_positives,
         feature_norm=values.feature_norm,
+        drop_features=values.drop_features,
         hyperplane=HyperplaneConfig(
             rounds=values.rounds,
             epochs=values.epochs,
@@ -362,27 +372,30 @@ def _expanded(name: str) -> list[str]:
 def _layers(text: str) -> str | tuple[int, ...]:
     if text in ("last", "all"):
         return text
-    return tuple(sorted(set(_numbers("layers", text.split(",")))))
+    return tuple(sorted(set(numbers("layers", text.split(",")))))
 
 
-def _image_size(text: str) -> tuple[int, int] | None:
+def image_size(flag: str, text: str) -> tuple[int, int] | None:
+    """Height and width from `224` or `224x448`; None from nothing."""
     if not text:
         return None
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    require(bool(match) and int(match[1]) > 0 and match[2] != "0", "image_size", f"{text!r} is not 224 or 224x448")
+    require(bool(match) and int(match[1]) > 0 and match[2] != "0", flag, f"{text!r} is not 224 or 224x448")
     return int(match[1]), int(match[2] or match[1])
 
 
-def _numbers(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
+def numbers(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
+    """Whole numbers from the parts of a list flag."""
     wrong = [text for text in texts if not re.fullmatch(r"\d+", text.strip())]
     require(not wrong, flag, f"{', '.join(map(repr, wrong))} is not a whole number")
     return tuple(int(text) for text in texts)
 
 
-def _choices(flag: str, values: Sequence[str], choices: Sequence[str]) -> tuple[str, ...]:
-    unknown = [value for value in values if value not in choices]
-    require(not unknown, flag, f"{', '.join(map(repr, unknown))} unknown; choose from {', '.join(choices)}")
-    require(bool(values), flag, f"name one at least of {', '.join(choices)}")
+def choices(flag: str, values: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """The parts of a list flag, each one of those that are allowed and none twice; one at least."""
+    unknown = [value for value in values if value not in allowed]
+    require(not unknown, flag, f"{', '.join(map(repr, unknown))} unknown; choose from {', '.join(allowed)}")
+    require(bool(values), flag, f"name one at least of {', '.join(allowed)}")
     require(len(set(values)) == len(values), flag, "a value stands twice")
     return tuple(values)
 

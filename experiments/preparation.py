@@ -31,7 +31,7 @@ from vitprobe_jax.features.lock import only_writer
 from vitprobe_jax.features.picks import pick_patches
 from vitprobe_jax.features.store import Cell, MemoryStore, RowShape, RowSink, RowStore
 from vitprobe_jax.features.table import FeatureTable, place_table
-from vitprobe_jax.types import SPLITS, Split, Task
+from vitprobe_jax.types import Rows, Split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class PreparedData:
     """
 
     config: RunConfig
-    task: Task
+    task: Rows
     dataset: Dataset
     folder: ResultsFolder
     mesh: Mesh
@@ -58,18 +58,18 @@ class PreparedData:
     @functools.cached_property
     def splits(self) -> dict[Split, ImageSplit]:
         """The images of each split, `--max_images` of them at most."""
-        splits = self.dataset.splits
-        return {name: draw_subset(splits[name], self.config.max_images, self.config.seed) for name in SPLITS}
+        splits = self.dataset.splits.items()
+        return {name: draw_subset(split, self.config.max_images, self.config.seed) for name, split in splits}
 
     def plan(self, backbone: Backbone, cells: Sequence[Cell]) -> BackbonePlan:
         """What has to be done to have the tables of these cells."""
-        shapes = {split: self._shape(backbone, split) for split in SPLITS}
+        shapes = {split: self._shape(backbone, split) for split in self.splits}
         on_disk = self.config.cache_dir is not None
         plan = plan_backbone(backbone.spec.name, cells, shapes, self.bounds, on_disk=on_disk)
         wanted = len(cells) * sum(shape.num_shards for shape in shapes.values())
         if not (on_disk and wanted):
             return plan
-        present = sum(self.store(backbone, split).present(cells) for split in SPLITS)
+        present = sum(self.store(backbone, split).present(cells) for split in self.splits)
         return dataclasses.replace(plan, cached=present / wanted)
 
     def labels(self, backbone: Backbone, split: Split) -> LabelTable:
@@ -103,8 +103,8 @@ class PreparedData:
             cache = self._cache(backbone)
             if cache:
                 on_first(lambda: self._open_cache(cache, stack))
-                on_first(lambda: [self.store(backbone, split).create(cells) for split in SPLITS])
-            for split in SPLITS:
+                on_first(lambda: [self.store(backbone, split).create(cells) for split in self.splits])
+            for split in self.splits:
                 store = self.store(backbone, split)
                 shards = store.missing(cells, share(store.shape.num_shards))
                 if shards:
@@ -129,7 +129,7 @@ class PreparedData:
 
     def release(self, backbone: Backbone, cell: Cell) -> None:
         """Forgets the rows of a cell, as far as they are in memory."""
-        for split in SPLITS:
+        for split in self.splits:
             self.store(backbone, split).release(cell)
 
     def store(self, backbone: Backbone, split: Split) -> RowStore:
@@ -198,8 +198,8 @@ class PreparedData:
 
     def _shape(self, backbone: Backbone, split: Split) -> RowShape:
         height, width = make_transform(self.config, self.task, backbone).size
-        num_rows = 1
-        if self.task == "segmentation":
+        num_rows = {"classification": 1, "pools": 2}.get(self.task)
+        if num_rows is None:
             num_rows = height * width // backbone.spec.config.patch_size**2
             num_rows = min(num_rows, self.config.patches_per_image or num_rows)
         return RowShape(len(self.splits[split]), num_rows, backbone.spec.config.width, self.config.dtype)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 
@@ -57,9 +57,9 @@ class ResultsFolder:
             raise InputError(f"--out: {config.out} cannot be written ({error.strerror or error})") from error
         return folder
 
-    def cell(self, backbone: str, layer: int, token: str, rule: str) -> epath.Path:
-        """Where the finished rows of one cell stand."""
-        return self.path / "cells" / backbone / f"{layer}_{token}_{rule}.parquet"
+    def cell(self, backbone: str, *names: str | int) -> epath.Path:
+        """Where the finished rows of one cell stand: of a block, token and rule, or whatever a study finishes at a time."""
+        return self.path / "cells" / backbone / f"{'_'.join(map(str, names))}.parquet"
 
     def add_cell(self, templates: Templates, rows: pa.Table) -> None:
         """Writes what one cell came to. The rows come last: where they stand, the cell is finished.
@@ -68,12 +68,23 @@ class ResultsFolder:
             InputError: the disk refuses; finished cells stay.
         """
         place = (templates.layer, templates.token, templates.rule)
-        path = self.cell(templates.backbone, *place)
         fitted = template_path(self.path / "templates" / templates.backbone, *place)
+        self.add_rows(self.cell(templates.backbone, *place), rows, {fitted: lambda: save_templates(fitted, templates)})
+
+    def add_rows(
+        self, path: epath.Path, rows: pa.Table, beside: Mapping[epath.Path, Callable[[], object]] | None = None
+    ) -> None:
+        """Writes the rows of a cell, and before them what else it came to: files by the function that writes each.
+
+        Raises:
+            InputError: the disk refuses; finished cells stay.
+        """
+        beside = beside or {}
         try:
-            for folder in (path.parent, fitted.parent):
+            for folder in {path.parent: 0} | {other.parent: 0 for other in beside}:
                 folder.mkdir(parents=True, exist_ok=True)
-            save_templates(fitted, templates)
+            for write in beside.values():
+                write()
             write_table(rows, path)
             self.write_run()
         except OSError as error:
@@ -93,9 +104,9 @@ class ResultsFolder:
         if text not in self.notes:
             self.notes.append(text)
 
-    def finish(self, cells: Sequence[epath.Path]) -> pa.Table:
+    def finish(self, cells: Sequence[epath.Path], schema: pa.Schema = SCHEMA) -> pa.Table:
         """Joins the finished cells into `results.parquet`, completes `run.json`, and returns the table."""
-        tables = [read_table(path) for path in cells] or [SCHEMA.empty_table()]
+        tables = [read_table(path, schema) for path in cells] or [schema.empty_table()]
         table = pa.concat_tables(tables).combine_chunks()
         write_table(table, self.path / "results.parquet")
         self.write_run()

@@ -21,6 +21,9 @@ Intermediate = Literal["q", "k", "v", "x1", "xn", "x2_raw", "x2", "attn", "q_rot
 """All that can be taken from a block: the tokens, the un-normalised output and the attention maps."""
 
 Task = Literal["segmentation", "classification"]
+Rows = Literal["segmentation", "classification", "pools"]
+"""The rows of an image: those of a task, or the two that may stand for all of it, [CLS] and the mean of its patches."""
+
 Rule = Literal["hyperplane", "cosine", "cosine_centered"]
 """How a template decides. `cosine_centered` is the cosine rule on features less the mean of the training rows."""
 

@@ -18,7 +18,10 @@ from tests.zoo.quick import quick_jit
 from tests.zoo.tracing import to_torch
 from tests.zoo.transformers_layers import renamed
 from tests.zoo.vit_models import VIT_NAMES, transformers_sizes
+from vitprobe_jax.backbones import mae_decoder
+from vitprobe_jax.backbones.config import Preprocess
 from vitprobe_jax.backbones.loading import load_decoder, make_decoder
+from vitprobe_jax.pretraining.mae import normalized_patches
 
 # Float32 on both sides, activations of order 1, four blocks.
 TOLERANCE = 1e-5
@@ -115,3 +118,84 @@ def test_a_masked_patch_tells_nothing_of_itself(decode):
     pixels = decode(encoded, restore)
     np.testing.assert_allclose(pixels[0], pixels[1], atol=TOLERANCE)
     assert np.abs(pixels[0, 0] - pixels[0, 1]).max() > 0.1
+
+
+def test_visible_patches_without_some_features(mae, images):
+    """Encoder and decoder apart, and what is done between them, as transformers' modules do it."""
+    noise = np.random.default_rng(4).random((2, PATCHES)).astype(np.float32)
+    keep = np.random.default_rng(5).random(WIDTH) < 0.7
+    encoded, restore, whole = run_oracle(mae, images, noise, 0.75)
+    with torch.no_grad():
+        model = transformers_mae(mae, mask_ratio=0.75)
+        pixels = model.decoder(torch.from_numpy(encoded * keep), torch.from_numpy(restore)).logits.numpy()
+    config, decoder, (_, params) = mae.backbone.spec.config, mae.backbone.spec.decoder, load_decoder(mae.folder)
+
+    @quick_jit
+    def ours(images, order, keep):
+        seen = mae_decoder.encode_visible(config, mae.backbone.params, images, order, num_visible=encoded.shape[1] - 1)
+        return seen, mae_decoder.decode(config, decoder, params, seen * keep[None, None], order)
+
+    seen, predicted = ours(images, np.argsort(noise, axis=1), keep.astype(np.float32))
+    np.testing.assert_allclose(seen, encoded, atol=TOLERANCE)
+    np.testing.assert_allclose(predicted, pixels, atol=TOLERANCE)
+    assert np.abs(pixels - whole).max() > 0.1
+
+
+def test_a_backbone_knows_the_folder_of_its_decoder(mae):
+    assert load_decoder(mae.backbone.folder)[0] == mae.backbone.spec.decoder
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Coloured gradients with a little noise, [3, 24, 32, 3] in 0..255: levels differ more between patches than within."""
+    y, x = np.mgrid[0:24, 0:32] / 32
+    noise = np.random.default_rng(6).normal(scale=0.05, size=(3, 24, 32, 3))
+    smooth = np.stack([np.stack([y, x, (x + y) / 2], -1), np.stack([1 - y, y, x], -1), np.stack([x, x, 1 - x], -1)])
+    return np.clip(255 * (smooth + noise), 0, 255).astype(np.uint8)
+
+
+def test_patches_are_those_of_transformers_and_make_the_image_again(mae):
+    side = SIDE * mae.sizes.patch_size
+    images = np.random.default_rng(7).random((2, side, side, 3)).astype(np.float32)
+    patches = mae_decoder.patchify(jnp.asarray(images), mae.sizes.patch_size)
+    theirs = transformers_mae(mae, mask_ratio=0.0).patchify(torch.from_numpy(images).permute(0, 3, 1, 2))
+    np.testing.assert_array_equal(patches, theirs.numpy())
+    np.testing.assert_array_equal(mae_decoder.unpatchify(patches, mae.sizes.patch_size, (SIDE, SIDE)), images)
+
+
+PREPROCESS = Preprocess(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+
+
+def of_pixels(photographs):
+    """A perfect prediction by a decoder of pixels."""
+    mean, std = (np.array(values, np.float32) for values in (PREPROCESS.mean, PREPROCESS.std))
+    return np.asarray(mae_decoder.patchify(jnp.asarray((photographs / np.float32(255) - mean) / std), 8))
+
+
+def of_normalised_patches(photographs):
+    """A perfect prediction by one of normalised patches, as training makes its target."""
+    return np.asarray(normalized_patches(jnp.asarray(photographs / np.float32(255)), 8))
+
+
+PERFECT = {"pixels": of_pixels, "normalised patches": of_normalised_patches}
+
+
+@pytest.mark.parametrize("target", PERFECT)
+def test_a_perfect_prediction_is_the_image(photographs, target):
+    predicted = jnp.asarray(PERFECT[target](photographs))
+    images = mae_decoder.to_images(predicted, jnp.asarray(photographs), target, PREPROCESS, 8)
+    np.testing.assert_allclose(images, photographs / 255, atol=1e-6)
+    assert mae_decoder.to_images(predicted + 100, jnp.asarray(photographs), target, PREPROCESS, 8).max() == 1
+
+
+@pytest.mark.parametrize("target", PERFECT)
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_the_target_is_known_by_poor_predictions_of_masked_patches(photographs, target, share):
+    rng = np.random.default_rng(8)
+    perfect = PERFECT[target](photographs)
+    poor = share * perfect + rng.normal(scale=0.2, size=perfect.shape)
+    masked = rng.random(perfect.shape[:2]) < 0.75
+    # What is seen was never trained on: it may be anything.
+    poor[~masked] = 1e3
+    found = mae_decoder.find_target(*map(jnp.asarray, (poor.astype(np.float32), photographs, masked)), PREPROCESS, 8)
+    assert found == target

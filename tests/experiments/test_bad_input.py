@@ -74,6 +74,8 @@ def fails(capsys, monkeypatch, tmp_path):
         ("task", "detection", "task|detection|segmentation"),
         ("dtype", "float8", "dtype|float8"),
         ("feature_norm", "whiten", "feature_norm|whiten"),
+        ("drop_features", "-1", "--drop_features"),
+        ("drop_features", "96", "--drop_features|untrained_dino_tiny has 96 features|at most 95"),
         ("batch_size", "0", "--batch_size"),
         ("min_positives", "0", "--min_positives"),
         ("seed", "-1", "--seed"),

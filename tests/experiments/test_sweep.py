@@ -20,6 +20,7 @@ from vitprobe_jax.data import open_dataset
 from vitprobe_jax.data.labels import build_labels
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
+from vitprobe_jax.features.moments import highest_variance
 from vitprobe_jax.metrics.results import METRICS, read_table
 from vitprobe_jax.probes.sampling import draw_queries
 from vitprobe_jax.probes.templates import load_templates
@@ -251,6 +252,37 @@ def test_the_run_tells_of_steps_too_long_and_of_the_feature_norm(tmp_path):
     notes = json.loads((config.out / "run.json").read_text())["notes"]
     assert any("x2 of block" in note and "--learning_rate=10000" in note for note in notes)
     assert any(note.startswith("--feature_norm=center: the training mean") for note in notes)
+
+
+@pytest.mark.usefixtures("without_page")
+def test_without_features_of_high_variance_a_backbone_is_a_variant_of_its_own(sweep, tmp_path):
+    """Under every rule the same ones are left out; on the draws of the whole backbone, beside which it can stand."""
+    config = shapes_config(tmp_path / "out", "--tokens=x2", "--drop_features=10", "--nopixel_level", "--noexamples")
+    run_sweep(config)
+    rows = read_table(config.out / "results.parquet").to_pylist()
+    assert {row["backbone"] for row in rows} == {"untrained_dino_tiny-10"}
+    drawn = ("concept", "category", "rule", "shots", "trial", "n_pos_train", "n_pos_test", "n_neg_test")
+    whole = [row for row in sweep[2] if row["token"] == "x2" and row["evaluation"] == "patch"]
+    assert [[row[name] for name in drawn] for row in rows] == [[row[name] for name in drawn] for row in whole]
+    notes = json.loads((config.out / "run.json").read_text())["notes"]
+    assert any(note.startswith("--drop_features=10:") for note in notes)
+
+    dataset, _ = labels_of(config, "train")
+    split, transform = dataset.splits["train"], Transform(config.image_size, "none", 1.0, "bicubic")
+    images = np.stack([transform.image(split.image(i)) for i in range(len(split))])
+    backbone = load_backbone("untrained_dino_tiny")
+    variance = np.asarray(backbone.tokens(images, [(3, "x2")])[3, "x2"], np.float64)[:, 1:].var((0, 1))
+    keep = highest_variance(variance, 10)
+    folder = config.out / "templates" / "untrained_dino_tiny-10"
+    plane, plain, centered = (load_templates(folder / f"3_x2_{rule}.safetensors") for rule in config.rules)
+    np.testing.assert_array_equal((plane.arrays["w"] != 0).any(0), keep)
+    for few_shot in (plain, centered):
+        np.testing.assert_array_equal(np.isfinite(few_shot.arrays["scale"]), keep)
+        np.testing.assert_array_equal((few_shot.arrays["alpha"] != 0).any((0, 1, 2)), keep)
+    # They apply to the tokens of the whole backbone.
+    assert plane.predict(backbone, images[:1]).shape == (1, 8, 8, len(plane.concepts))
+    with pytest.raises(InputError, match="fitted on untrained_dino_tiny-10, not on untrained_mae_tiny"):
+        plane.predict(load_backbone("untrained_mae_tiny"), images[:1])
 
 
 def same_results(out, reference):

@@ -20,7 +20,7 @@ def make(rule="hyperplane", task="segmentation", width=96, shots=(1, 5)):
             "alpha": rng.standard_normal((len(shots), 3, 2, width)),
             "t": rng.uniform(-0.2, 0.2, (len(shots), 3, 2)),
             "shift": rng.standard_normal(width),
-            "scale": rng.uniform(0.5, 2, width),
+            "scale": np.where(np.arange(width) == 7, np.inf, rng.uniform(0.5, 2, width)),  # One feature is left out.
         }
     return Templates(
         task=task,

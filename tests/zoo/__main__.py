@@ -1,5 +1,6 @@
 """`python -m tests.zoo parity` prints the table of differences, `python -m tests.zoo checkpoints` writes small backbones."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from absl import flags
 
 from tests.zoo import SPECIMENS, parity
 from tests.zoo.conversion import convert_into
-from tests.zoo.specimen import Specimen
+from tests.zoo.specimen import Sizes, Specimen
 from vitprobe_jax import cli
 from vitprobe_jax.backbones.families import FAMILIES
 from vitprobe_jax.errors import InputError
@@ -18,6 +19,9 @@ _FULL = flags.DEFINE_bool("full", False, "parity: the published size of every fa
 _MARKDOWN = flags.DEFINE_bool("markdown", False, "parity: print the table as Markdown.")
 _WRITE = flags.DEFINE_string("write", None, "parity: page whose table is renewed.")
 _OUTPUT = flags.DEFINE_string("output", None, "checkpoints: folder to write.")
+_NAMES = flags.DEFINE_list("names", None, "checkpoints: specimens, as mae_decoder; one a family unless given.")
+_WIDTH = flags.DEFINE_integer("width", None, "checkpoints: features, a multiple of 64; tiny unless given.")
+_DEPTH = flags.DEFINE_integer("depth", 4, "checkpoints: blocks beside --width; 14 x 14 patches of 16 pixels.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -54,14 +58,27 @@ def print_parity(specimens: Sequence[Specimen]) -> None:
 
 
 def write_checkpoints(specimens: Sequence[Specimen]) -> None:
-    """Writes and converts the first specimen of every family, and prints what --backbones takes."""
+    """Writes and converts the first specimen of every family, or those of --names, and prints what --backbones takes."""
     if _OUTPUT.value is None:
         raise InputError("--output: name the folder to write")
     folder = Path(_OUTPUT.value)
-    of_families = {specimen.family: specimen for specimen in reversed(specimens)}
-    for specimen in reversed(of_families.values()):
-        convert_into(folder, specimen)
-    print(",".join(str(folder / specimen.name) for specimen in reversed(of_families.values())))
+    chosen = list({specimen.family: specimen for specimen in reversed(specimens)}.values())[::-1]
+    if _NAMES.value is not None:
+        unknown = set(_NAMES.value) - set(SPECIMENS)
+        if unknown:
+            raise InputError(f"--names: {', '.join(sorted(unknown))} is none of {', '.join(SPECIMENS)}")
+        chosen = [SPECIMENS[name] for name in _NAMES.value]
+    for specimen in chosen:
+        convert_into(folder, specimen if _WIDTH.value is None else _of_width(specimen, _WIDTH.value, _DEPTH.value))
+    print(",".join(str(folder / specimen.name) for specimen in chosen))
+
+
+def _of_width(specimen: Specimen, width: int, depth: int) -> Specimen:
+    """The specimen with other tiny sizes: those of a small published model but for its width and depth."""
+    if width < 64 or width % 64 or depth < 1:
+        raise InputError(f"--width={width} --depth={depth}: give a multiple of 64 and a number of blocks")
+    sizes = Sizes(width=width, depth=depth, num_heads=width // 64, patch_size=16, grid=14, mlp_dim=4 * width)
+    return dataclasses.replace(specimen, tiny=sizes)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,12 @@ class Backbone:
     Attributes:
         spec: what `backbone.json` says.
         params: of the encoder, as `ViT` names them.
+        folder: the converted folder that it was read from, where `load_decoder` finds more; None for one of no file.
     """
 
     spec: BackboneSpec
     params: Mapping
+    folder: epath.Path | None = None
 
     def tokens(
         self,
@@ -92,7 +94,7 @@ def load_backbone(name: str) -> Backbone:
             "convert an official file with `python -m checkpoints_convert`"
         )
     spec = read_spec(folder)
-    return Backbone(spec, _restore(folder / "params", spec.params_sha256, param_shapes(spec.config)))
+    return Backbone(spec, _restore(folder / "params", spec.params_sha256, param_shapes(spec.config)), folder)
 
 
 def load_decoder(folder: epath.PathLike) -> tuple[DecoderConfig, Mapping]:

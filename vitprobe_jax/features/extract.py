@@ -18,19 +18,25 @@ from vitprobe_jax.data.pipeline import Batch
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.store import Cell, RowShape, RowSink
 from vitprobe_jax.features.table import DATA_AXIS
-from vitprobe_jax.types import Task
+from vitprobe_jax.types import Rows
 
 
-def select_rows(tokens: Float[Array, "B T D"], config: ViTConfig, task: Task) -> Float[Array, "B R D"]:
+def select_rows(tokens: Float[Array, "B T D"], config: ViTConfig, task: Rows) -> Float[Array, "B R D"]:
     """The rows a task probes: for segmentation every patch, for classification one that stands for the image.
 
     That is [CLS] where the family speaks through it (`config.pool` is `class`); otherwise the mean of the patches, for
     models without [CLS] and for those fine-tuned on this mean, whose head never sees [CLS]. Registers are never patches.
+    `pools` are both, [CLS] first; a model without [CLS] has the mean in its place too.
     """
     if task == "classification" and config.pool == "class":
         return tokens[:, :1]
     patches = tokens[:, config.num_prefix_tokens :]
-    return patches if task == "segmentation" else jnp.mean(patches, axis=1, keepdims=True)
+    if task == "segmentation":
+        return patches
+    mean = jnp.mean(patches, axis=1, keepdims=True)
+    if task == "classification":
+        return mean
+    return jnp.concatenate([tokens[:, :1] if config.class_token else mean, mean], axis=1)
 
 
 def shard_images(split: ImageSplit, shape: RowShape, shards: Sequence[int]) -> ImageSubset:
@@ -54,7 +60,7 @@ def extract(
     cells: Sequence[Cell],
     shards: Sequence[int],
     *,
-    task: Task,
+    task: Rows,
     skip_corrupt: bool,
     mesh: Mesh,
     picks: Int[np.ndarray, "I R"] | None = None,
@@ -117,7 +123,7 @@ def extract(
 
 
 @functools.lru_cache(maxsize=16)
-def _forward(spec: BackboneSpec, cells: tuple[Cell, ...], task: Task, dtype: str, mesh: Mesh):
+def _forward(spec: BackboneSpec, cells: tuple[Cell, ...], task: Rows, dtype: str, mesh: Mesh):
     """The jitted forward: rows of every cell, and which images have finite ones, [cells, B]."""
 
     def forward(params, images, *picks):

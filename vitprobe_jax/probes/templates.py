@@ -16,6 +16,7 @@ from vitprobe_jax.atomic import write_whole
 from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.extract import select_rows
+from vitprobe_jax.features.moments import variant_name
 from vitprobe_jax.probes.cosine import cosines
 from vitprobe_jax.probes.feature_norm import Affine
 from vitprobe_jax.types import Concept, Rule, Task, Token
@@ -34,14 +35,17 @@ class Templates:
 
     Attributes:
         task: which rows they are for: patches (`segmentation`) or the global row (`classification`).
-        backbone: name of the backbone they were fitted on.
+        backbone: name of the backbone they were fitted on, or of its variant without some features
+            (`moments.variant_name`).
         layer: block number.
         token: token name.
         rule: how they decide.
         concepts: the K concepts that have a template.
         arrays: hyperplane: `w` [K, D], `b` [K]. cosine rules: `alpha` [shots, trials, K, D], `t` [shots, trials, K], and the
-            feature norm's `shift` [D] and `scale` [D]. All apply to raw tokens.
+            feature norm's `shift` [D] and `scale` [D]. All apply to raw tokens. Features that are left out have a `w` of 0,
+            or an infinite `scale`.
         shots: shot counts of the first axis of `alpha`; () for hyperplanes.
+        dropped: how many features of highest variance are left out.
     """
 
     task: Task
@@ -52,6 +56,7 @@ class Templates:
     concepts: tuple[Concept, ...]
     arrays: dict[str, Float[np.ndarray, "..."]]
     shots: tuple[int, ...] = ()
+    dropped: int = 0
 
     def take(self, places: Sequence[int] | Int[np.ndarray, " n"]) -> "Templates":
         """Those of some concepts, by their places in `concepts`."""
@@ -91,7 +96,7 @@ class Templates:
         """Where each concept is found on new images.
 
         Args:
-            backbone: the one that the templates were fitted on.
+            backbone: the one that the templates were fitted on, whole also where they leave out features.
             images: RGB in 0..255, sides multiples of the patch size.
             gsd: metres a pixel of each image, for backbones whose positions know it: give what the sweep was given as
                 `--gsd`. That of the backbone's config (1, as it was converted) unless given.
@@ -103,7 +108,7 @@ class Templates:
         Raises:
             InputError: another backbone than that of the templates.
         """
-        if backbone.spec.name != self.backbone:
+        if variant_name(backbone.spec.name, self.dropped) != self.backbone:
             raise InputError(f"these templates were fitted on {self.backbone}, not on {backbone.spec.name}")
         config = backbone.spec.config
         tokens = backbone.tokens(images, [(self.layer, self.token)], gsd=gsd)[self.layer, self.token]

@@ -1,25 +1,18 @@
 """Results folders -> their report: one HTML page that needs no other file and no network."""
 
 import base64
-import dataclasses
-import functools
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 
-import jinja2
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from etils import epath
 from markupsafe import Markup
 
-from vitprobe_jax.atomic import write_whole
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
-from vitprobe_jax.errors import InputError
 from vitprobe_jax.report import answers, figures, page_data, tables
 from vitprobe_jax.report.comparison import LEVEL
+from vitprobe_jax.report.document import Picture, asset, distinct, environment, run_view, write_page
 from vitprobe_jax.report.paper import compare_with_paper
 from vitprobe_jax.report.sweep_comparison import compare_sweeps, differing_settings
 from vitprobe_jax.report.sweeps import Sweep, read_sweeps
@@ -41,28 +34,10 @@ SECTION_TITLES = {
 _SCRIPTS = ("concept_table.js", "concept_dialog.js", "page.js")
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A figure as the page shows it.
-
-    Attributes:
-        name: stem of its files in `figures/`.
-        sweep: label of the sweep it is about.
-        illustration: the figure with its words.
-        body: SVG text.
-    """
-
-    name: str
-    sweep: str
-    illustration: figures.Illustration
-    body: Markup
-
-
 def write_report(folders: Sequence[epath.PathLike] | epath.PathLike, *, paper: bool = False) -> epath.Path:
     """Writes `report/index.html` and `report/figures/` into the first results folder; returns the path of the page.
 
-    Each file is written whole or not at all, the page last. Files in `report/figures` that are no figure of this report
-    and end in .png or .svg are removed: they belong to an earlier one.
+    Figures of an earlier report go, see `document.write_page`.
 
     Args:
         folders: one results folder, or several sweeps that one page compares; the first one is what others are held to.
@@ -76,20 +51,7 @@ def write_report(folders: Sequence[epath.PathLike] | epath.PathLike, *, paper: b
     sweeps = read_sweeps(folders)
     pictures = _pictures(sweeps)
     html = _render(sweeps, pictures, paper=paper)
-    report = epath.Path(folders[0]) / "report"
-    path = report / "index.html"
-    try:
-        (report / "figures").mkdir(parents=True, exist_ok=True)
-        written = {f"{picture.name}{suffix}" for picture in pictures for suffix in (".png", ".svg")}
-        for picture in pictures:
-            figures.save(picture.illustration.figure, report / "figures", picture.name)
-        for former in (report / "figures").iterdir():
-            if former.suffix in (".png", ".svg") and former.name not in written:
-                former.unlink()
-        write_whole(path, html.encode())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free the place or its permissions") from error
-    return path
+    return write_page(folders[0], html, pictures)
 
 
 def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool) -> str:
@@ -101,9 +63,9 @@ def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool
             for sweep, own, view in zip(sweeps, scores, views, strict=True)
         ]
     )
-    script = "\n".join(map(_asset, _SCRIPTS))
+    script = "\n".join(map(asset, _SCRIPTS))
     several = len(sweeps) > 1
-    template = _environment().get_template("page.html.j2")
+    template = environment().get_template("page.html.j2")
     return template.render(
         sweeps=views,
         several=several,
@@ -122,7 +84,7 @@ def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool
         always_positive=figures.ALWAYS_POSITIVE,
         level=LEVEL,
         untrained=UNTRAINED,
-        style=Markup(_asset("page.css")),
+        style=Markup(asset("page.css")),
         script=Markup(script),
         # Nothing but this script may run, whatever names a data set has.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -134,17 +96,15 @@ def _view(sweep: Sweep, scores: ConceptScores) -> dict:
     rows = tables.summarise(sweep.table)
     by_category = tables.summarise_by_category(sweep.table)
     objectives = {row.backbone: row.objective for row in rows}
-    run = sweep.run
-    return {
-        "label": sweep.label,
-        "tasks": _distinct(sweep.table, "task"),
-        "datasets": _distinct(sweep.table, "dataset"),
+    return run_view(sweep.label, sweep.config, sweep.run) | {
+        "tasks": distinct(sweep.table, "task"),
+        "datasets": distinct(sweep.table, "dataset"),
         "objectives": objectives,
         "controls": [name for name, objective in objectives.items() if objective == UNTRAINED],
         "tokens": sorted({row.token for row in rows}, key=ALL_TOKENS.index),
         "rules": sorted({row.rule for row in rows}, key=RULES.index),
         "shots": sorted({row.shots for row in rows if row.shots}),
-        "trials": len(_distinct(sweep.table, "trial")),
+        "trials": len(distinct(sweep.table, "trial")),
         "num_concepts": len(scores.concepts),
         "answers": [_answer_view(one) for one in answers.answer(sweep.table)],
         "bests": list(_bests(rows)),
@@ -157,10 +117,6 @@ def _view(sweep: Sweep, scores: ConceptScores) -> dict:
             "Trained backbones against the untrained control": answers.against_control(sweep.table),
         },
         "skipped": tables.skipped_concepts(sweep.table),
-        "config": _flatten(sweep.config),
-        "environment": _flatten({"seed": run["seed"], "devices": run["devices"], "versions": run["versions"]}),
-        "stages": run["stages"],
-        "notes": run["notes"],
     }
 
 
@@ -212,7 +168,7 @@ def _pictures(sweeps: Sequence[Sweep]) -> list[Picture]:
     for i, sweep in enumerate(sweeps, start=1):
         for illustration in figures.illustrate(sweep.table, sweep.examples):
             name = f"{i}_{illustration.name}" if len(sweeps) > 1 else illustration.name
-            pictures.append(Picture(name, sweep.label, illustration, Markup(figures.svg(illustration.figure))))
+            pictures.append(Picture.of(illustration, name, sweep.label))
     return pictures
 
 
@@ -227,47 +183,3 @@ def _sections(pictures: Sequence[Picture]) -> list[tuple[str, str, list[Picture]
                 heading = f"{task.capitalize()}: {title[0].lower()}{title[1:]}" if len(tasks) > 1 else title
                 sections.append((f"{task}-{section}", heading, own))
     return sections
-
-
-def _flatten(record: Mapping, prefix: str = "") -> dict[str, str]:
-    """Names and values as text; nested names are joined by a dot."""
-    flat = {}
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            flat[prefix + name] = ", ".join(map(str, value))
-        else:
-            flat[prefix + name] = "" if value is None else str(value)
-    return flat
-
-
-def _distinct(table: pa.Table, column: str) -> list:
-    """The values of a column in their order, nulls left out."""
-    return pc.unique(table[column].drop_null()).to_pylist()
-
-
-@functools.cache
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vitprobe_jax.report", "."),
-        autoescape=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["group_in_order"] = _group_in_order
-    environment.globals["p_value"] = lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}"
-    return environment
-
-
-def _group_in_order(rows: Sequence[Mapping], *names: str) -> list[tuple[tuple, list[Mapping]]]:
-    """Rows that agree in these names, in the order of their first ones."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return list(groups.items())

@@ -360,11 +360,7 @@ def _protocol_caveats(run: _Run, config: Mapping) -> tuple[list[str], list[str]]
     hyperplane = config.get("hyperplane")
     nested = hyperplane.items() if isinstance(hyperplane, Mapping) else ()
     flat = dict(config) | {f"hyperplane.{name}": value for name, value in nested}
-    differing = [
-        f"Other protocol: {name} is {_text(flat[name])}, the paper's {_text(value)}."
-        for name, value in _PROTOCOL.items()
-        if flat.get(name) is not None and _text(flat[name]) != _text(value)
-    ]
+    differing = differing_protocol(flat, _PROTOCOL)
     unknown = [
         "The protocol leaves the optimiser of hyperplanes and its learning rate open: the paper's may be others."
     ]
@@ -379,6 +375,15 @@ def _protocol_caveats(run: _Run, config: Mapping) -> tuple[list[str], list[str]]
             f"Fewer images: where a concept has no {' or '.join(map(str, sorted(scarce)))} to draw, all of its are used."
         )
     return differing, unknown
+
+
+def differing_protocol(config: Mapping, protocol: Mapping) -> list[str]:
+    """A sentence for each setting that is another than the paper's; what a configuration does not have is not checked."""
+    return [
+        f"Other protocol: {name} is {_text(config[name])}, the paper's {_text(value)}."
+        for name, value in protocol.items()
+        if config.get(name) is not None and _text(config[name]) != _text(value)
+    ]
 
 
 def _text(value) -> str:

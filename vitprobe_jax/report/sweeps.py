@@ -5,29 +5,39 @@ import json
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from etils import epath
 
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.metrics.results import read_table
+from vitprobe_jax.metrics.results import SCHEMA, read_table
 from vitprobe_jax.report.examples import Examples, read_examples
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep:
-    """A results folder as read.
+class Results:
+    """A results folder of any study as read.
 
     Attributes:
-        label: what the page calls it; unique among the sweeps of a page.
-        table: of the results schema.
+        label: what the page calls it; unique among the folders of a page.
+        table: of the study's schema.
         config: every flag as resolved.
         run: `versions`, `devices`, `seed`, `stages` and `notes` of the run.
-        examples: images with masks, None where the sweep kept none.
     """
 
     label: str
     table: pa.Table
     config: Mapping
     run: Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Results):
+    """A results folder of the main study.
+
+    Attributes:
+        examples: images with masks, None where the sweep kept none.
+    """
+
     examples: Examples | None = None
 
 
@@ -35,8 +45,21 @@ def read_sweeps(folders: Sequence[epath.PathLike]) -> list[Sweep]:
     """The sweeps in these folders, in their order.
 
     Raises:
-        InputError: no folder, one that is missing or named twice, or one whose results, `config.json`, `run.json` or
-            examples are missing or unreadable.
+        InputError: as `read_results`, or examples that are unreadable.
+    """
+    found = read_results(folders, SCHEMA)
+    return [
+        Sweep(own.label, own.table, own.config, own.run, read_examples(epath.Path(folder)))
+        for folder, own in zip(folders, found, strict=True)
+    ]
+
+
+def read_results(folders: Sequence[epath.PathLike], schema: pa.Schema) -> list[Results]:
+    """What is in the results folders of a study, in their order.
+
+    Raises:
+        InputError: no folder, one that is missing or named twice, or one whose results, `config.json` or `run.json` are
+            missing or unreadable, or of another schema.
     """
     folders = [epath.Path(folder) for folder in folders]
     if not folders:
@@ -48,7 +71,24 @@ def read_sweeps(folders: Sequence[epath.PathLike]) -> list[Sweep]:
     for folder, path in zip(folders, resolved, strict=True):
         if resolved.count(path) > 1:
             raise InputError(f"{folder}: is named twice; name each sweep once")
-    return [_read_sweep(folder, label) for folder, label in zip(folders, _labels(resolved), strict=True)]
+    return [
+        Results(
+            label,
+            read_table(folder / "results.parquet", schema),
+            _read_json(folder / "config.json", mend="run the sweep into another --out"),
+            _read_run(folder / "run.json"),
+        )
+        for folder, label in zip(folders, _labels(resolved), strict=True)
+    ]
+
+
+def holds(folder: epath.PathLike, schema: pa.Schema) -> bool:
+    """Whether the results in a folder are of a schema; of what cannot be read, no."""
+    try:
+        with (epath.Path(folder) / "results.parquet").open("rb") as file:
+            return pq.read_schema(file).equals(schema)
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _labels(folders: Sequence[epath.Path]) -> list[str]:
@@ -58,12 +98,6 @@ def _labels(folders: Sequence[epath.Path]) -> list[str]:
         if len(set(labels)) == len(labels):
             break
     return labels
-
-
-def _read_sweep(folder: epath.Path, label: str) -> Sweep:
-    table = read_table(folder / "results.parquet")
-    config = _read_json(folder / "config.json", mend="run the sweep into another --out")
-    return Sweep(label, table, config, _read_run(folder / "run.json"), read_examples(folder))
 
 
 def _read_run(path: epath.Path) -> dict:

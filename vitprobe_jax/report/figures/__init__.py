@@ -22,13 +22,14 @@ A matplotlib `Figure` comes back; `svg` and `save` turn it into an SVG for a pag
 a table allows, with captions.
 """
 
-from vitprobe_jax.report.figures.catalogue import SECTIONS, Illustration, illustrate
+from vitprobe_jax.report.figures.catalogue import SECTIONS, illustrate
 from vitprobe_jax.report.figures.categories import (
     cosine_by_category,
     f1_by_category,
     precision_recall_by_category,
     scores_by_category,
 )
+from vitprobe_jax.report.figures.illustration import Illustration
 from vitprobe_jax.report.figures.layers import layer_token_heatmap
 from vitprobe_jax.report.figures.masks import best_concepts, mask_examples
 from vitprobe_jax.report.figures.output import save, svg

@@ -1,7 +1,6 @@
 """All figures that a table allows, with titles, captions and words for who cannot see them."""
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 
 from vitprobe_jax.report.examples import Examples
 from vitprobe_jax.report.figures import categories, layers, masks, pairs, shots, tokens, wording
+from vitprobe_jax.report.figures.illustration import Illustration, caption, slug, with_own_names
 from vitprobe_jax.report.figures.selection import backbones_of, choose, restrict, studies
 from vitprobe_jax.report.figures.wording import DASHED, INTERVALS, RULE_NAMES
 from vitprobe_jax.report.tables import DECIDING, METRIC_LABELS, summarise
@@ -23,31 +23,6 @@ _PAPER_COSINE = {
     "classification": {"tokens": "Figure 7", "shots": "Figure 8", "categories": None},
     "segmentation": {"tokens": "Figure 12", "shots": "Figure 14", "categories": "Figure 13"},
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Illustration:
-    """A figure with all that stands around it.
-
-    Attributes:
-        name: file stem, unique among the illustrations of a table: `seg_hyperplane_f1_by_category`.
-        section: one of `SECTIONS`.
-        task: `segmentation` or `classification`.
-        figure: itself.
-        title: what it shows, in a few words.
-        caption: what was done: of what, over how many concepts, what intervals are, the paper's figure.
-        alt: the figure in words, with its numbers.
-        photographs: whether it holds photographs, whose colours must stay.
-    """
-
-    name: str
-    section: str
-    task: str
-    figure: Figure
-    title: str
-    caption: str
-    alt: str
-    photographs: bool = False
 
 
 def illustrate(table: pa.Table, examples: Examples | None) -> list[Illustration]:
@@ -66,13 +41,13 @@ def illustrate(table: pa.Table, examples: Examples | None) -> list[Illustration]
     illustrations = []
     for task, dataset in found_studies:
         several = datasets[task] > 1
-        prefix = f"{_SHORT[task]}_{_slug(dataset)}" if several else _SHORT[task]
+        prefix = f"{_SHORT[task]}_{slug(dataset)}" if several else _SHORT[task]
         study = _Study(restrict(table, task, dataset), task, prefix)
         found = list(study.numbers())
         if task == "segmentation" and examples is not None and not several:
             found += study.photographs(examples)
         illustrations += sorted(found, key=lambda one: SECTIONS.index(one.section))
-    return _with_own_names(illustrations)
+    return with_own_names(illustrations)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +103,7 @@ class _Study:
                 "tokens",
                 lambda draw=draw: draw(self.table, rule=rule),
                 title=title,
-                caption=_caption(f"{wording.how(rows)}; {INTERVALS}.", DASHED, wording.footnotes(rows), _paper(number)),
+                caption=caption(f"{wording.how(rows)}; {INTERVALS}.", DASHED, wording.footnotes(rows), _paper(number)),
                 alt=f"{title}. {wording.scores_in_words(rows, metrics)}",
             )
 
@@ -143,7 +118,7 @@ class _Study:
             "shots",
             lambda: shots.scores_over_shots(self.table, _MAIN, rule=rule),
             title=title,
-            caption=_caption(f"{wording.how(rows)}{bands}.", DASHED, wording.footnotes(rows), _paper(number)),
+            caption=caption(f"{wording.how(rows)}{bands}.", DASHED, wording.footnotes(rows), _paper(number)),
             alt=f"{title}. {wording.scores_in_words(rows, _MAIN)}",
         )
 
@@ -176,7 +151,7 @@ class _Study:
                 "categories",
                 lambda draw=draw: draw(self.table, rule=rule),
                 title=title,
-                caption=_caption(how, alone, DASHED, wording.footnotes(rows), _paper(number)),
+                caption=caption(how, alone, DASHED, wording.footnotes(rows), _paper(number)),
                 alt=f"{title}. {'. '.join(said)}.",
             )
 
@@ -196,7 +171,7 @@ class _Study:
             "layers",
             lambda: layers.layer_token_heatmap(self.table, rule=rule),
             title=title,
-            caption=_caption(f"{wording.how(rows, every_layer=True)}.", framed, wording.footnotes(rows), last),
+            caption=caption(f"{wording.how(rows, every_layer=True)}.", framed, wording.footnotes(rows), last),
             alt=f"{title}. {'; '.join(said)}.",
         )
 
@@ -211,7 +186,7 @@ class _Study:
             "tokens",
             lambda: pairs.centred_beside_plain(self.table, _MAIN),
             title=title,
-            caption=_caption(f"{wording.how(plain)}; {INTERVALS}.", done, DASHED, wording.footnotes(plain), later),
+            caption=caption(f"{wording.how(plain)}; {INTERVALS}.", done, DASHED, wording.footnotes(plain), later),
             alt=f"{title}. {said}",
         )
 
@@ -225,7 +200,7 @@ class _Study:
             "pixels",
             lambda: pairs.pixels_beside_patches(self.table, _MAIN),
             title=title,
-            caption=_caption(
+            caption=caption(
                 f"{wording.how(rows)}; {INTERVALS}.", done, DASHED, wording.footnotes(rows), "The paper counts patches."
             ),
             alt=f"{title}. {said}",
@@ -250,7 +225,7 @@ class _Study:
             "controls",
             lambda: pairs.trained_less_control(self.table, _MAIN, rule=rule),
             title=title,
-            caption=_caption(f"{how}; {INTERVALS}.", ahead),
+            caption=caption(f"{how}; {INTERVALS}.", ahead),
             alt=f"{title}. Differences in {METRIC_LABELS[DECIDING]} with intervals: {'; '.join(said)}.",
         )
 
@@ -275,11 +250,11 @@ class _Study:
             )
             title = f"What templates find: {category}"
             yield self.illustration(
-                f"masks_{_slug(category)}",
+                f"masks_{slug(category)}",
                 "masks",
                 lambda category=category: masks.mask_examples(self.table, examples, category=category),
                 title=title,
-                caption=_caption(how, left_out, painted, _paper("Figure 15")),
+                caption=caption(how, left_out, painted, _paper("Figure 15")),
                 alt=f"{title}, on photographs. {wording.iou_in_words(rows)}",
                 photographs=True,
             )
@@ -292,11 +267,11 @@ class _Study:
             )
             title = f"Best concepts of {backbone} with {RULE_NAMES[rule]}"
             yield self.illustration(
-                f"best_concepts_{_slug(backbone)}_{rule}",
+                f"best_concepts_{slug(backbone)}_{rule}",
                 "masks",
                 lambda own=(backbone, rule): masks.best_concepts(self.table, examples, backbone=own[0], rule=own[1]),
                 title=title,
-                caption=_caption(how, painted, _paper(None if rule == "cosine_centered" else "Figure 16")),
+                caption=caption(how, painted, _paper(None if rule == "cosine_centered" else "Figure 16")),
                 alt=f"{title}, on photographs. {wording.iou_in_words(rows)}",
                 photographs=True,
             )
@@ -306,24 +281,5 @@ class _Study:
         return _PAPER_COSINE[self.task][section] if rule == "cosine" else None
 
 
-def _with_own_names(illustrations: list[Illustration]) -> list[Illustration]:
-    """Categories or data sets whose names differ in signs alone would share a file."""
-    seen = Counter()
-    unique = []
-    for one in illustrations:
-        seen[one.name] += 1
-        again = seen[one.name]
-        unique.append(one if again == 1 else dataclasses.replace(one, name=f"{one.name}_{again}"))
-    return unique
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)
-
-
 def _paper(number: str | None) -> str:
     return f"{number} of the paper." if number else ""
-
-
-def _caption(*sentences: str) -> str:
-    return " ".join(sentence for sentence in sentences if sentence)

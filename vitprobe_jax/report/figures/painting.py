@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, UInt8
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -60,17 +61,21 @@ class Block:
     tiles: Sequence[Tile]
 
 
-def tile_figure(blocks: Sequence[Block], *, pinned: int | None) -> Figure:
+def tile_figure(
+    blocks: Sequence[Block], *, pinned: int | None, keys: Sequence[Artist] = (), columns: int = 4
+) -> Figure:
     """Blocks under each other, as wide as all figures.
 
     Args:
         blocks: from top to bottom.
         pinned: how many tiles stand in a line behind the first one, which begins the first line; all tiles in one line if
             None.
+        keys: entries of a legend above all of them.
+        columns: that there is room for at least: fewer tiles are no larger.
     """
-    across = max(4, max(len(block.tiles) for block in blocks) if pinned is None else pinned + 1)
+    across = max(columns, max(len(block.tiles) for block in blocks) if pinned is None else pinned + 1)
     side = (style.WIDTH - (across + 1) * _GAP) / across
-    tiles, names, y = [], [], _GAP
+    tiles, names, y = [], [], _GAP + style.legend_height(keys, style.WIDTH)
     for i, block in enumerate(blocks):
         names.append((block.name, y))
         y += _NAME
@@ -93,6 +98,7 @@ def tile_figure(blocks: Sequence[Block], *, pinned: int | None) -> Figure:
     for tile, x, top in tiles:
         _place(axes, tile, x, top, side)
     axes.set(xlim=(0, style.WIDTH), ylim=(y, 0), aspect="auto")
+    style.draw_legend(figure, keys)
     return figure
 
 

@@ -8,6 +8,7 @@ matplotlib's layout engines, which take longer than the drawing. Nothing here to
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -18,7 +19,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.textpath import text_to_path
 
-from vitprobe_jax.report.tables import Summary
 from vitprobe_jax.types import Token
 
 INK = "#1b1f24"
@@ -92,7 +92,23 @@ class Mark:
         return {"color": self.colour, "marker": self.marker, "markerfacecolor": face, "markersize": 4.6}
 
 
-def backbone_marks(rows: Iterable[Summary]) -> dict[str, Mark]:
+@runtime_checkable
+class OfBackbone(Protocol):
+    """Whatever is of a backbone: a row of a table, a summary of rows.
+
+    Attributes:
+        backbone: its name.
+        untrained: whether it is a control with random weights.
+    """
+
+    @property
+    def backbone(self) -> str: ...
+
+    @property
+    def untrained(self) -> bool: ...
+
+
+def backbone_marks(rows: Iterable[OfBackbone]) -> dict[str, Mark]:
     """A mark for each backbone in order; controls are hollow and named so."""
     marks = {}
     for row in rows:
@@ -111,7 +127,7 @@ def token_marks(tokens: Iterable[Token]) -> dict[str, Mark]:
     }
 
 
-def backbone_label(row: Summary) -> str:
+def backbone_label(row: OfBackbone) -> str:
     """The name; of a control, that it is one."""
     return f"{row.backbone} (control)" if row.untrained else row.backbone
 
@@ -168,8 +184,7 @@ def panels(
         The figure and its axes [num_rows, num_columns], with a transparent ground and no frame on top and right.
     """
     gap = left if gap is None else gap
-    columns, lines = _legend_shape(keys, width)
-    legend = _LEGEND_ROW * lines + 0.06 if keys else 0.0
+    legend = legend_height(keys, width)
     total = legend + num_rows * (top + height + bottom)
     panel = (width - left - right - (num_columns - 1) * gap) / num_columns
     figure = Figure(figsize=(width, total), facecolor="white")
@@ -181,24 +196,36 @@ def panels(
         axes.spines[["left", "bottom"]].set_color(INK)
         axes.tick_params(labelsize=SMALL, color=INK, labelcolor=INK, length=3, pad=2.5)
         axes.set_axisbelow(True)
-    if keys:
-        shown = figure.legend(
-            handles=list(keys),
-            loc="upper left",
-            bbox_to_anchor=(0.0, 1.0),
-            ncols=columns,
-            frameon=False,
-            fontsize=SMALL,
-            labelcolor=INK,
-            handlelength=2.4,
-            columnspacing=1.2,
-            borderaxespad=0.1,
-            borderpad=0.2,
-            labelspacing=0.45,
-        )
-        for text in shown.get_texts():
-            text.set(parse_math=False, text=shorten(text.get_text(), width - _HANDLE, SMALL))
+    draw_legend(figure, keys)
     return figure, grid
+
+
+def legend_height(keys: Sequence[Artist], width: float) -> float:
+    """Inches that `draw_legend` takes at the top of a figure."""
+    return _LEGEND_ROW * _legend_shape(keys, width)[1] + 0.06 if keys else 0.0
+
+
+def draw_legend(figure: Figure, keys: Sequence[Artist]) -> None:
+    """Sets entries with labels into the upper left corner, in as many columns as fit; nothing without entries."""
+    if not keys:
+        return
+    width = figure.get_figwidth()
+    shown = figure.legend(
+        handles=list(keys),
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=_legend_shape(keys, width)[0],
+        frameon=False,
+        fontsize=SMALL,
+        labelcolor=INK,
+        handlelength=2.4,
+        columnspacing=1.2,
+        borderaxespad=0.1,
+        borderpad=0.2,
+        labelspacing=0.45,
+    )
+    for text in shown.get_texts():
+        text.set(parse_math=False, text=shorten(text.get_text(), width - _HANDLE, SMALL))
 
 
 def title(axes: Axes, text: str) -> None:

@@ -1,0 +1,1 @@
+"""Study 2, local representations: `python -m experiments.local`."""

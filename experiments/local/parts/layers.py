@@ -1,0 +1,30 @@
+"""Patch classification by neighbours at every block, concept by concept (Fig. 3).
+
+The final norm is applied at inner blocks too, where the token is x2.
+"""
+
+from collections.abc import Sequence
+
+from experiments.local.classify import PatchClassifier, measured_rows
+from experiments.local.parts.part import Measured, Part
+from experiments.local.workbench import Workbench
+from vitprobe_jax.features.store import Cell
+
+
+def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
+    """The first tiling and the largest training draw."""
+    columns = {"tiling": bench.config.tiling[0], "shots": bench.config.images_per_group[-1]}
+    view = bench.view(columns["tiling"])
+    train, val = (bench.take(view, split, cell, cells) for split in ("train", "val"))
+    keeps = {m: bench.keep(view, cell, cells, m) for m in bench.drops}
+    classifier = PatchClassifier.of(bench, train, keeps, ("knn",), **columns)
+    if classifier is None:
+        reason = "no training patch carries a concept"
+        return Measured([bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns)])
+    counts = bench.counts(columns["tiling"], "val").counts
+    told = classifier(val.reshape(-1, val.shape[-1]))
+    of_pixels = counts.reshape(-1, counts.shape[-1])
+    return Measured(measured_rows(bench, PART.name, cell, told, of_pixels, by_concept=True, **columns))
+
+
+PART = Part("layers", "masks", measure, all_layers=True)

@@ -1,0 +1,137 @@
+"""Whether whole images are known again when they are seen from farther off: neighbours over ground distances (Fig. 8).
+
+Training and held-out images are resized whole to the squares that they fill at each ground sample distance, in whole
+patches, and each held-out image is told by the vote of its nearest training images at the same distance: once by [CLS],
+once by the mean of the patches. Positions that know a distance (Scale-MAE's) are given that of the resized image. All
+images are taken to be as large as the first one, which they are in UC Merced and RESISC45.
+
+The features that variants leave out are those of highest variance over the patches of the training images at their own
+scale: the same for [CLS] and the mean and for all distances, and chosen as in the other parts.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from experiments.local.classify import PatchClassifier, features_without
+from experiments.local.parts.part import Measured, Part
+from experiments.local.views import View
+from experiments.local.workbench import Workbench
+from vitprobe_jax.data.dataset import image_size
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.features.store import Cell
+from vitprobe_jax.types import Split
+
+FACTORS = (1.0, 2.0, 4.0)
+"""Distances, in units of the images' own, where `--gsds` names none."""
+SMALLEST = 2
+"""Patches along a side: of a single one there is no mean to compare with [CLS]."""
+POOLS = ("class", "mean")
+"""The rows of a view of pools, in their order."""
+
+
+def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
+    """Accuracy at every distance for both pools, every variant and number of neighbours.
+
+    `name` is `class` for [CLS], `mean` for the mean of the patches. Held-out images of classes without a training image
+    take no part; each such class has a skipped row.
+    """
+    native, side = native_gsd(bench), image_side(bench)
+    width = bench.backbone.spec.config.width
+    own = view_at(bench, side, native, native)
+    patches = dataclasses.replace(own, rows="segmentation", splits={"train": own.splits["train"]})
+    keeps = {m: bench.keep(patches, cell, cells, m) if m else np.ones(width, bool) for m in bench.drops}
+    labels = {split: class_indices(bench, split) for split in ("train", "val")}
+    rows, lacking = [], set()
+    for gsd in bench.config.gsds or [native * factor for factor in FACTORS]:
+        columns = {"setting": "gsd", "level": float(gsd), "measure": "accuracy"}
+        view = view_at(bench, side, native, gsd)
+        if view.size[0] < SMALLEST * bench.patch_size:
+            reason = f"images of {side * native / gsd:.0f} pixels are no {SMALLEST} patches of {bench.patch_size} wide"
+            rows.append(bench.row(PART.name, cell, count=0, skipped=reason, **columns))
+            continue
+        pools = {split: bench.take(view, split, cell, cells) for split in labels}
+        train, val = (_decoded(bench, view, split, labels[split]) for split in labels)
+        known = val & np.isin(labels["val"], labels["train"][train])
+        lacking |= set(labels["val"][val & ~known].tolist())
+        for pool, name in enumerate(POOLS):
+            reason = _reason(bench, name, bool(known.any()))
+            if reason:
+                rows.append(bench.row(PART.name, cell, name=name, count=0, skipped=reason, **columns))
+                continue
+            classifier = PatchClassifier(bench, pools["train"][train, pool], labels["train"][train], keeps, ("knn",))
+            for (method, dropped), told in classifier(pools["val"][known, pool]).items():
+                value = float(np.mean(told == labels["val"][known]))
+                what = {"method": method, **features_without(dropped), "name": name, "count": int(known.sum())}
+                rows.append(bench.row(PART.name, cell, value=value, **what, **columns))
+    for k in sorted(lacking):
+        concept = bench.dataset.concepts[k]
+        what = {"concept": concept.number, "name": concept.name, "category": concept.category}
+        reason = "no training image shows it"
+        rows.append(bench.row(PART.name, cell, measure="accuracy", count=0, skipped=reason, **what))
+    return Measured(rows)
+
+
+def native_gsd(bench: Workbench) -> float:
+    """Metres a pixel of the images as they are; 1 where nobody knows, which the results get a note of."""
+    known = bench.dataset.gsd or bench.config.native_gsd
+    if known is None:
+        bench.rows.folder.note(
+            f"{bench.dataset.name}: the metres a pixel of its images are not known (--native_gsd tells them); part scale "
+            "takes them for 1, so its distances are relative"
+        )
+    return known or 1.0
+
+
+def image_side(bench: Workbench) -> float:
+    """Side in pixels of a square as large as the first training image that can be read.
+
+    Raises:
+        InputError: none can, or the data set allows for none that cannot.
+    """
+    split = bench.drawn.splits["train"]
+    for index in range(len(split)):
+        try:
+            height, width = image_size(split, index)
+        except InputError:
+            if not bench.dataset.skip_corrupt or index == len(split) - 1:
+                raise
+        else:
+            break
+    return float(np.sqrt(height * width))
+
+
+def view_at(bench: Workbench, side: float, native: float, gsd: float) -> View:
+    """Both pools of whole images, resized from `native` metres a pixel to the whole patches nearest to `gsd`."""
+    length = max(1, round(side * native / gsd / bench.patch_size)) * bench.patch_size
+    described = f"{bench.view('tiles').described} whole"
+    return View(bench.drawn.splits, described, (length, length), "pools", native * side / length)
+
+
+def class_indices(bench: Workbench, split: Split) -> Int[np.ndarray, " I"]:
+    """The class of each drawn image as its index in the data set's concepts; -1 where it has none."""
+    index = {concept.number: k for k, concept in enumerate(bench.dataset.concepts)}
+    images = bench.drawn.splits[split]
+    of_images = (images.annotation(i).labels for i in range(len(images)))
+    return np.array([next((index[number] for _, number in labels if number in index), -1) for labels in of_images], int)
+
+
+def _decoded(bench: Workbench, view: View, split: Split, labels: Int[np.ndarray, " I"]) -> np.ndarray:
+    """Which images have a class and rows."""
+    there = labels >= 0
+    there[bench.rows.left_out(view, split)] = False
+    return there
+
+
+def _reason(bench: Workbench, name: str, any_known: bool) -> str | None:
+    """Why a pool cannot be measured."""
+    if not any_known:
+        return "no held-out image is of a class with a training image"
+    if name == "class" and not bench.backbone.spec.config.class_token:
+        return "it has no [CLS] token"
+    return None
+
+
+PART = Part("scale", "classes", measure, once=True)

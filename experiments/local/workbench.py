@@ -1,0 +1,195 @@
+"""What every part of the study works with: one backbone on one data set, its images drawn, cut and labelled."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int
+
+from experiments.local.config import LocalConfig
+from experiments.local.views import View, ViewRows
+from vitprobe_jax.backbones.loading import Backbone
+from vitprobe_jax.data.dataset import Dataset, FrameSplit, ImageSplit, ImageSubset, draw_indices, image_size
+from vitprobe_jax.data.label_counts import LabelCounts, count_labels
+from vitprobe_jax.data.shots import Draw, draw_shots
+from vitprobe_jax.data.tiles import TiledSplit
+from vitprobe_jax.features.moments import feature_moments, highest_variance
+from vitprobe_jax.features.store import Cell
+from vitprobe_jax.types import Split
+
+STUDY = "local"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drawn:
+    """A data set with the images that the study draws of it, the same for every backbone.
+
+    Attributes:
+        config: of the run.
+        dataset: all of it.
+        draws: of each split, nested few-shot draws of training images and the held-out draw.
+        splits: the images of the largest draw, in the order of the data set.
+    """
+
+    config: LocalConfig
+    dataset: Dataset
+    draws: Mapping[Split, Draw]
+    splits: Mapping[Split, ImageSplit]
+
+    @classmethod
+    def of(cls, config: LocalConfig, dataset: Dataset) -> "Drawn":
+        """Draws by the run's seed. Of frames the first ones are taken, since they belong together."""
+        counts = {"train": config.images_per_group, "val": (config.val_images_per_group,)}
+        draws, splits = {}, {}
+        for name, split in dataset.splits.items():
+            if isinstance(split, FrameSplit):
+                chosen = np.arange(min(len(split), config.max_images or len(split)))
+            else:
+                draw = draw_shots(split, counts[name], config.seed)
+                left = draw_indices(len(draw.images), config.max_images, config.seed)
+                draws[name] = dataclasses.replace(draw, images=draw.images[left], rank=draw.rank[left])
+                chosen = draws[name].images
+            splits[name] = ImageSubset(split, chosen)
+        return cls(config, dataset, draws, splits)
+
+    # The record lives as long as the run.
+    @functools.cache  # noqa: B019
+    def tiles(self) -> dict[Split, TiledSplit]:
+        """The drawn images cut into tiles."""
+        side = self.config.tile or self.dataset.tile
+        return {name: TiledSplit(split, side) for name, split in self.splits.items()}
+
+    @functools.cache  # noqa: B019
+    def counts(self, tiling: str, split: Split, size: tuple[int, int], patch_size: int) -> LabelCounts:
+        """What the patches carry, of the images or of their tiles."""
+        images = (self.tiles() if tiling == "tiles" else self.splits)[split]
+        transform = View({}, "", size).transform
+        return count_labels(images, self.dataset.concepts, transform=transform, patch_size=patch_size)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Workbench:
+    """One backbone on one data set.
+
+    Attributes:
+        drawn: the data set's images.
+        backbone: the frozen model.
+        rows: what is extracted.
+        mesh: devices of all processes; those of this one are `rows.local_mesh`.
+    """
+
+    drawn: Drawn
+    backbone: Backbone
+    rows: ViewRows
+    mesh: Mesh
+
+    @property
+    def config(self) -> LocalConfig:
+        """Of the run."""
+        return self.drawn.config
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set."""
+        return self.drawn.dataset
+
+    @property
+    def patch_size(self) -> int:
+        """Of the backbone."""
+        return self.backbone.spec.config.patch_size
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """The variants that this backbone has features for; at least one feature is left."""
+        return tuple(m for m in self.config.drop_features if m < self.backbone.spec.config.width)
+
+    @property
+    def fitted_on(self) -> Split:
+        """The split that statistics of features are of: `train`, where the data set has one."""
+        return "train" if "train" in self.drawn.splits else "val"
+
+    def size(self, tiling: str) -> tuple[int, int]:
+        """Height and width that tiles or whole images are resized to."""
+        if tiling == "tiles":
+            return self.config.image_size or self.backbone.spec.image_size
+        if self.config.whole_size is not None:
+            return self.config.whole_size
+        first = image_size(next(iter(self.drawn.splits.values())), 0)
+        return tuple(max(side // self.patch_size, 1) * self.patch_size for side in first)
+
+    def view(self, tiling: str, changed: Mapping[Split, ImageSplit] | None = None, described: str = "") -> View:
+        """The drawn images, cut into tiles or whole.
+
+        Args:
+            tiling: of `TILINGS`. A data set of tiles (`Dataset.tile` is 0) is not cut again.
+            changed: images that stand for the drawn ones, of some splits, as corrupted ones do: the same number, in the
+                same order, of the same sizes.
+            described: how these were changed, in full.
+        """
+        config = self.config
+        parts = {"drawn": [config.seed, config.images_per_group, config.val_images_per_group, config.max_images]}
+        splits = changed or self.drawn.splits
+        if tiling == "tiles" and self.tile:
+            tiles = self.drawn.tiles()
+            splits = {name: tiles[name].over(split) for name, split in changed.items()} if changed else tiles
+            parts["tile"] = self.tile
+        return View(splits, f"{parts} {described}".strip(), self.size(tiling))
+
+    @property
+    def tile(self) -> int:
+        """Side of a tile in pixels of the images; 0 where they are not cut."""
+        return self.config.tile or self.dataset.tile
+
+    def counts(self, tiling: str, split: Split) -> LabelCounts:
+        """What the patches of the drawn images carry."""
+        cut = "tiles" if tiling == "tiles" and self.tile else "whole"
+        return self.drawn.counts(cut, split, self.size(tiling), self.patch_size)
+
+    def owner(self, tiling: str, split: Split) -> Int[np.ndarray, " I"]:
+        """The drawn image that each image of a view belongs to: itself, or that of which it is a tile."""
+        images = self.drawn.splits[split]
+        if tiling == "tiles" and self.tile:
+            return self.drawn.tiles()[split].owner
+        return np.arange(len(images))
+
+    def rank(self, tiling: str) -> Int[np.ndarray, " I"]:
+        """Of each training image of a view: the draw of n images a group are those below n."""
+        return self.drawn.draws["train"].rank[self.owner(tiling, "train")]
+
+    def take(self, view: View, split: Split, cell: Cell, cells: Sequence[Cell]) -> Float[np.ndarray, "I R D"]:
+        """The rows of a view, see `ViewRows.get`."""
+        return self.rows.get(view, split, cell, cells)
+
+    def keep(self, view: View, cell: Cell, cells: Sequence[Cell], dropped: int) -> Bool[np.ndarray, " D"]:
+        """Which features a variant keeps: all but those of highest variance over the patches of the training draw."""
+        return highest_variance(self.variance(view, cell, cells), dropped)
+
+    def variance(self, view: View, cell: Cell, cells: Sequence[Cell]) -> Float[np.ndarray, " D"]:
+        """Of each feature over all patches of the training draw."""
+        key = (view.key, cell)
+        if key not in self._variances:
+            rows = self.take(view, self.fitted_on, cell, cells)
+            self._variances[key] = np.asarray(feature_moments(rows.reshape(-1, rows.shape[-1])).variance)
+        return self._variances[key]
+
+    @functools.cached_property
+    def _variances(self) -> dict:
+        return {}
+
+    def row(self, part: str, cell: Cell | None, **columns: Any) -> dict:
+        """A row of the results, with what it is of."""
+        spec = self.backbone.spec
+        layer, token = cell or (None, None)
+        return {
+            "study": STUDY,
+            "dataset": self.dataset.name,
+            "backbone": spec.name,
+            "family": spec.family,
+            "objective": spec.objective,
+            "layer": layer,
+            "token": token,
+            "part": part,
+        } | columns

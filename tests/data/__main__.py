@@ -1,0 +1,38 @@
+"""`python -m tests.data --output=DIR` writes a small tree of every official layout that is drawn by code."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from tests.data.ade20k_tree import write_ade20k
+from tests.data.bdd100k_tree import write_bdd100k
+from tests.data.cityscapes_tree import write_cityscapes
+from tests.data.class_tree import write_classes
+from tests.data.fair1m_tree import write_fair1m
+from tests.data.mot17_tree import write_mot17
+from vitprobe_jax import cli
+from vitprobe_jax.errors import InputError
+
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of all that is drawn.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes the trees and prints what --dataset takes."""
+    if len(argv) > 1 or _OUTPUT.value is None:
+        raise InputError("--output: name the folder to write; there are no arguments")
+    root, seed = Path(_OUTPUT.value), _SEED.value
+    written = {
+        "cityscapes": write_cityscapes(root / "streets", size=(256, 512), seed=seed),
+        "ade20k": write_ade20k(root / "rooms", seed=seed),
+        "fair1m": write_fair1m(root / "aerial", seed=seed, num_images=4, size=(448, 448)),
+        "mot17": write_mot17(root / "people", seed=seed, num_frames=10, size=(240, 320)),
+        "bdd100k": write_bdd100k(root / "traffic", seed=seed, num_frames=10, size=(240, 426)),
+        "imagefolder": write_classes(root / "scenes", seed=seed),
+    }
+    print(",".join(f"{kind}:{folder}" for kind, folder in written.items()))
+
+
+if __name__ == "__main__":
+    cli.run(main)

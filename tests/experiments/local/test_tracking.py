@@ -1,0 +1,133 @@
+"""Tracking on frames whose objects can be told apart by construction."""
+
+import numpy as np
+import pytest
+
+from experiments.local.parts.tracking import frame_patches, measure, object_features, read_objects
+from tests.data.mot17_tree import write_mot17
+from tests.experiments.local.pixel_bench import CELL, Frames, pixel_bench
+from vitprobe_jax.data.dataset import Annotation, Box, Dataset
+from vitprobe_jax.data.mot17 import open_mot17
+from vitprobe_jax.data.tiles import tile_boxes
+from vitprobe_jax.metrics.measurements import make_measurements
+from vitprobe_jax.types import Concept
+
+SIZE = (32, 48)
+TILES = ("--tiling=tiles", "--tile=16", "--image_size=16")
+BOTH = ("--tiling=tiles,whole", "--tile=16", "--image_size=16")
+CONCEPTS = tuple(Concept(i, name, "object") for i, name in enumerate(("person", "car"), 1))
+
+
+def patterns(count, seed=0):
+    """Objects of 8 x 8 pixels."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), np.uint8)
+
+
+def frame(seed, objects):
+    """A noisy frame with objects: (pattern, number, track, left, top) each."""
+    image = np.random.default_rng([1, seed]).integers(0, 60, (*SIZE, 3), np.uint8)
+    boxes = []
+    for pattern, number, track, left, top in objects:
+        height, width = image[top : top + 8, left : left + 8].shape[:2]
+        image[top : top + 8, left : left + 8] = pattern[:height, :width]
+        boxes.append(Box(number, track, float(left), float(top), float(left + 8), float(top + 8)))
+    return image, Annotation(boxes=tuple(boxes))
+
+
+def dataset(frames, numbers):
+    images, annotations = zip(*frames, strict=True)
+    split = Frames(images, annotations, tuple(numbers))
+    return Dataset("frames", CONCEPTS, {"val": split}, False, "0", supercategories=("human", "vehicle"), tile=16)
+
+
+def values(rows, **wanted):
+    found = [row for row in rows if all(row[name] == value for name, value in wanted.items()) and "value" in row]
+    return {row["measure"]: row["value"] for row in found}
+
+
+def test_constant_boxes_on_constant_frames_track_perfectly_in_tiles_and_whole(tmp_path):
+    looks = patterns(4)
+    objects = [(look, 1 + i % 2, i, 12 * i, 3 * i) for i, look in enumerate(looks)]
+    data = dataset([frame(0, objects)] * 5, [("a", i) for i in range(3)] + [("b", i) for i in range(2)])
+    bench = pixel_bench(tmp_path, data, *BOTH, "--gaps=1,2,4", "--drop_features=0,7")
+    rows = measure(bench, CELL, [CELL]).rows
+    make_measurements(rows)
+    for tiling in ("tiles", "whole"):
+        for dropped in (0, 7):
+            for gap, pairs in ((1, 3), (2, 1)):
+                where = {"tiling": tiling, "dropped": dropped, "level": float(gap)}
+                assert values(rows, **where) == {"same_instance": 1, "same_category": 1, "upper_bound": 1}
+                assert {row["count"] for row in rows if where.items() <= row.items()} == {4 * pairs}
+    far = [row for row in rows if row["level"] == 4.0]
+    assert len(far) == 4
+    assert {row["skipped"] for row in far} == {"no two frames so far apart hold objects"}
+
+
+def test_objects_are_followed_by_their_looks_wherever_they_go(tmp_path):
+    looks = patterns(3)
+    # By whole patches, so that they look the same; the last one leaves, an empty frame follows, then two have changed looks.
+    still = [(looks[0], 1, 1, 0, 0), (looks[1], 1, 2, 16, 8), (looks[2], 2, 3, 32, 16)]
+    moved = [(looks[0], 1, 1, 8, 0), (looks[1], 1, 2, 4, 16)]
+    swapped = [(looks[1], 1, 1, 8, 0), (looks[0], 1, 2, 4, 16)]
+    frames = [frame(i, objects) for i, objects in enumerate((still, moved, [], swapped))]
+    bench = pixel_bench(tmp_path, dataset(frames, [("a", i) for i in range(4)]), *TILES, "--gaps=1,2,3")
+    rows = measure(bench, CELL, [CELL]).rows
+    assert values(rows, level=1.0)["same_instance"] == values(rows, level=1.0)["upper_bound"] == pytest.approx(2 / 3)
+    assert values(rows, level=2.0) == {"same_instance": 0, "same_category": 1, "upper_bound": 1}
+    assert values(rows, level=3.0)["same_instance"] == 0
+    assert {row["level"]: row["count"] for row in rows} == {1.0: 3, 2.0: 2, 3.0: 3}
+
+
+def test_an_object_is_the_mean_of_the_patches_that_it_covers(tmp_path):
+    # Features are linear in the place, so that a box's mean is its centre's; it reaches beyond the frame on the right.
+    ramp = np.indices(SIZE).astype(np.uint8)
+    image = np.stack([4 * ramp[0], 4 * ramp[1], 0 * ramp[0]], -1)
+    boxes = (Box(1, 1, 8.0, 4.0, 24.0, 20.0), Box(1, 2, 30.0, 12.0, 60.0, 20.0))
+    data = dataset([(image, Annotation(boxes=boxes))], [("a", 0)])
+    bench = pixel_bench(tmp_path, data, *BOTH)
+    cut, whole = (object_features(bench, read_objects(bench), tiling, CELL, [CELL])[0] for tiling in ("tiles", "whole"))
+    np.testing.assert_array_equal(cut, whole)
+    means = 255 * cut.reshape(2, 16, 3).mean(1) / 4 + 0.5
+    np.testing.assert_allclose(means[:, :2], [[12, 16], [16, 39]], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "grid"), [((40, 50), 16, 4), ((32, 48), 16, 4), ((45, 33), 20, 3), ((10, 70), 32, 4)]
+)
+def test_a_frame_of_tiles_has_the_patch_under_each_centre(size, tile, grid):
+    boxes = tile_boxes(size, tile)
+    patches = frame_patches(boxes, (grid, grid), size)
+    height, width = boxes[0].height / grid, boxes[0].width / grid
+    assert patches.shape == (round(size[0] / height), round(size[1] / width))
+    number, row, column = patches // grid**2, patches // grid % grid, patches % grid
+    tops, lefts = np.array([box.top for box in boxes]), np.array([box.left for box in boxes])
+    centre_y = tops[number] + (row + 0.5) * height
+    centre_x = lefts[number] + (column + 0.5) * width
+    expected_y = (np.arange(patches.shape[0])[:, None] + 0.5) * size[0] / patches.shape[0]
+    expected_x = (np.arange(patches.shape[1])[None] + 0.5) * size[1] / patches.shape[1]
+    # Half a patch, and half a pixel for the pixel in which a centre lies.
+    assert np.abs(centre_y - expected_y).max() <= height / 2 + 0.5
+    assert np.abs(centre_x - expected_x).max() <= width / 2 + 0.5
+    if all(side % tile == 0 for side in size):
+        np.testing.assert_allclose(centre_y, np.broadcast_to(expected_y, patches.shape))
+
+
+def test_frames_that_cannot_be_decoded_are_as_if_they_were_not_there(tmp_path):
+    looks = patterns(2)
+    objects = [(look, 1, i, 16 * i, 8) for i, look in enumerate(looks)]
+    data = dataset([frame(0, objects)] * 3, [("a", i) for i in range(3)])
+    bench = pixel_bench(tmp_path, data, *TILES, "--gaps=1,2")
+    bench.rows.left_out = lambda view, split: np.array([7])  # The second tile of the second frame.
+    rows = measure(bench, CELL, [CELL]).rows
+    assert [row["count"] for row in rows if row["level"] == 1.0] == [0]
+    assert values(rows, level=2.0) == {"same_instance": 1, "same_category": 1, "upper_bound": 1}
+
+
+def test_people_of_an_official_tree_are_told_by_their_colours(tmp_path):
+    data = open_mot17(write_mot17(tmp_path / "tree", seed=0, num_frames=4, sequences=("MOT17-02-FRCNN",)), "mot17:tree")
+    bench = pixel_bench(tmp_path, data, "--tiling=tiles,whole", "--tile=40", "--image_size=40", "--gaps=1,2")
+    rows = measure(bench, CELL, [CELL]).rows
+    for tiling in ("tiles", "whole"):
+        found = values(rows, tiling=tiling, level=1.0)
+        assert found["same_category"] == found["upper_bound"] == 1
+        assert found["same_instance"] > 0.8

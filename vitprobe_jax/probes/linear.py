@@ -1,0 +1,293 @@
+"""Linear probes: softmax regression on rows, plain or behind a BatchNorm, for several choices of features at once.
+
+A few features of some backbones vary a hundred times as much as the others and say nothing. A linear map can leave them alone,
+so its score should not hang on how loud a feature is; whether it does is a matter of how it is fitted:
+
+- *plain*: the one minimum of the penalised cross-entropy, found by L-BFGS over all rows. Raw features are so unlike in scale
+  and so alike in content that L-BFGS would take thousands of steps; it works on a rotated and scaled copy of the weights
+  in which the features are uncorrelated and of variance 1, and takes twenty or thirty. That changes the way, not the
+  minimum: no learning rate, order of rows or seed is left in the result.
+- *BatchNorm*: features are normalised by the statistics of each batch, as in front of MAE's linear probe, so there is no one
+  function to minimise; Adam in batches, the learning rate falling to 0 along a cosine. At the end running statistics take
+  the place of those of batches, and are folded into the weights.
+
+Either penalises weights in units of the deviations of their features, so that scaling a feature changes no prediction.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.features.moments import feature_moments
+from vitprobe_jax.features.table import DATA_AXIS, deal, make_mesh, on_all_devices, replicate
+
+BLOCK = 4096
+"""Rows that meet the weights in one product: their logits stay small, whatever the number of rows."""
+SHRINKAGE = 1e-3
+"""Added to the eigenvalues of the correlation matrix before L-BFGS's weights are turned by it. Below it directions are too
+faint, for float32 or for the number of rows, to be worth a scale of their own."""
+GRADIENT_NORM = 1e-4
+"""L-BFGS ends where the gradient of its weights is as short as that: the loss is then within about 1e-7 of its minimum."""
+MOMENTUM, EPSILON = 0.1, 1e-5
+"""Share of a batch in BatchNorm's running statistics, and what it adds to variances: PyTorch's defaults."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearConfig:
+    """How linear probes are fitted.
+
+    Attributes:
+        batch_norm: behind a BatchNorm without scale and shift of its own.
+        l2: weight of the penalty, half the squares of the weights times the variances of their features, beside the mean
+            cross-entropy.
+        max_steps: of L-BFGS, each of one or two passes over all rows.
+        steps: of Adam, about: the last epoch is finished, unless the first one is longer.
+        batch_size: rows of a batch; all rows are one where there are fewer.
+        learning_rate: of Adam, at the start.
+    """
+
+    batch_norm: bool = False
+    l2: float = 1e-4
+    max_steps: int = 100
+    steps: int = 1000
+    batch_size: int = 1024
+    learning_rate: float = 1e-2
+
+
+class LinearProbes(NamedTuple):
+    """V probes of raw rows z with all features, on every device of the mesh: class k has the logit `w_k @ z + b_k`.
+
+    Attributes:
+        w: 0 where a feature is left out.
+        b: intercepts.
+        mean: of every feature as BatchNorm ran it; without BatchNorm that of the rows.
+        variance: likewise.
+        loss: mean cross-entropy over all rows (plain) or the last epoch's batches (BatchNorm), without the penalty.
+    """
+
+    w: Float[Array, "V K D"]
+    b: Float[Array, "V K"]
+    mean: Float[Array, "V D"]
+    variance: Float[Array, "V D"]
+    loss: Float[Array, " V"]
+
+
+def fit_linear(
+    key: Key[Array, ""],
+    rows: Float[Array | np.ndarray, "N D"],
+    labels: Int[Array | np.ndarray, " N"],
+    num_classes: int,
+    keep: Float[Array | np.ndarray, "V D"] | Bool[Array | np.ndarray, "V D"],
+    config: LinearConfig | None = None,
+    *,
+    mesh: Mesh | None = None,
+) -> LinearProbes:
+    """Fits V probes that use different features, one after the other on each device of the mesh.
+
+    A probe is the same to the last bit whatever others are fitted beside it, on however many devices.
+
+    Args:
+        key: of the order of batches, which all probes share; a plain probe has no use for it.
+        rows: float32 or bfloat16, computed with in float32; every device has them whole.
+        labels: class of every row, from 0.
+        num_classes: K; classes without rows get no weight and a low intercept.
+        keep: features of each probe, as 0 and 1; with none at all a probe knows the classes' frequencies.
+        config: how; plain, with the defaults, unless given.
+        mesh: devices among which the probes are dealt; the first one unless given.
+
+    Raises:
+        InputError: fewer than two rows, or a label that is no class.
+    """
+    config = config or LinearConfig()
+    mesh = make_mesh(jax.local_devices()[:1]) if mesh is None else mesh
+    labels = np.asarray(labels)
+    if len(labels) < 2:
+        raise InputError(f"linear probe: {len(labels)} labelled row(s), at least 2 are needed; give more images")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise InputError(f"linear probe: labels go from {low} to {high}, classes from 0 to {num_classes - 1}")
+    moments = feature_moments(rows)
+    deviation = np.sqrt(moments.variance).astype(np.float32)
+    # Constant features say nothing, and have no scale.
+    used = np.asarray(keep, np.float32) * (deviation > 0)[None]
+    used = np.pad(used, ((0, -len(keep) % mesh.size), (0, 0)), "edge")
+    data = _Data(rows, labels.astype(np.int32), moments.mean.astype(np.float32), np.where(deviation > 0, deviation, 1))
+    key, data = replicate((key, data), mesh)
+    static = {"num_classes": num_classes, "num_probes": len(keep), "config": config, "mesh": mesh}
+    return _fit(key, data, deal(used, mesh), **static)
+
+
+def predict(probes: LinearProbes, rows: Float[Array | np.ndarray, "Q D"]) -> Int[np.ndarray, "V Q"]:
+    """The class with the highest logit for every row, of equals the first; one block of rows after the other."""
+    w, b = np.asarray(probes.w), np.asarray(probes.b)
+    found = np.empty((len(w), len(rows)), np.int32)
+    for start in range(0, len(rows), BLOCK):
+        block = np.asarray(rows[start : start + BLOCK])
+        # Of one size, since another one would be another program.
+        padded = np.pad(block, ((0, min(BLOCK, len(rows)) - len(block)), (0, 0)))
+        found[:, start : start + len(block)] = np.asarray(_highest(w, b, padded))[:, : len(block)]
+    return found
+
+
+@jax.jit
+def _highest(w, b, z_NxD):
+    logits = jnp.einsum("nd,vkd->vnk", z_NxD.astype(jnp.float32), w, precision=jax.lax.Precision.HIGHEST)
+    return jnp.argmax(logits + b[:, None], axis=-1)
+
+
+class _Data(NamedTuple):
+    """Rows with their classes, means and deviations, on every device."""
+
+    rows: Float[Array, "N D"]
+    labels: Int[Array, " N"]
+    mean: Float[Array, " D"]
+    deviation: Float[Array, " D"]
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "num_probes", "config", "mesh"))
+def _fit(
+    key, data: _Data, keep, *, num_classes: int, num_probes: int, config: LinearConfig, mesh: Mesh
+) -> LinearProbes:
+    if config.batch_norm:
+        fit, shared = _fit_batch_norm, batch_order(key, len(data.labels), config)
+    else:
+        fit, shared = _fit_plain, _correlation(data)
+
+    def of_device(data, shared, keep):
+        return jax.lax.map(lambda keep: fit(data, shared, keep, num_classes=num_classes, config=config), keep)
+
+    own, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
+    # Loops start from carries that are the same on all devices, which the check would refuse.
+    spread = jax.shard_map(of_device, mesh=mesh, in_specs=(everywhere, everywhere, own), out_specs=own, check_vma=False)
+    return jax.tree.map(lambda leaf: leaf[:num_probes], on_all_devices(spread(data, shared, keep), mesh))
+
+
+def _fit_plain(data: _Data, correlation_DxD, keep_D, *, num_classes: int, config: LinearConfig) -> LinearProbes:
+    width = len(keep_D)
+    kept_DxD = keep_D[:, None] * keep_D[None, :]
+    factor_DxD = jnp.linalg.cholesky(correlation_DxD * kept_DxD + jnp.diag(1 + (SHRINKAGE - 1) * keep_D))
+
+    def standardized(turned_DxK):
+        """Weights of standardised features from those of uncorrelated ones."""
+        return keep_D[:, None] * jax.scipy.linalg.solve_triangular(factor_DxD, turned_DxK, lower=True, trans="T")
+
+    def raw(params):
+        turned_DxK, intercept_K = params
+        w_DxK = standardized(turned_DxK) / data.deviation[:, None]
+        return w_DxK, intercept_K - jnp.einsum("d,dk->k", data.mean, w_DxK, precision=jax.lax.Precision.HIGHEST)
+
+    def penalty(params):
+        return config.l2 / 2 * jnp.sum(standardized(params[0]) ** 2)
+
+    def value_and_gradient(params):
+        folded, pull = jax.vjp(raw, params)
+
+        def add(sums, z, labels, real):
+            return jax.tree.map(jnp.add, sums, jax.value_and_grad(_total_loss)(folded, z, labels, real))
+
+        total, gradient = _over_blocks(add, (jnp.zeros(()), jax.tree.map(jnp.zeros_like, folded)), data)
+        mean = jax.tree.map(lambda leaf: leaf / len(data.labels), (total, *pull(gradient)))
+        return jax.tree.map(jnp.add, mean, jax.value_and_grad(penalty)(params))
+
+    # The blocks are gone through in a loop, whose reverse would keep all logits; the gradient comes with the value instead.
+    objective = jax.custom_vjp(lambda params: value_and_gradient(params)[0])
+    objective.defvjp(value_and_gradient, lambda gradient, g: (jax.tree.map(lambda leaf: g * leaf, gradient),))
+    optimizer = optax.lbfgs()
+
+    def unfinished(carry):
+        number, _, state = carry
+        long = optax.tree.norm(optax.tree.get(state, "grad")) > GRADIENT_NORM
+        return (number < config.max_steps) & (long | (number == 0))
+
+    def step(carry):
+        number, params, state = carry
+        # The line search has been at the parameters already, but for the first.
+        value, gradient = optax.value_and_grad_from_state(objective)(params, state=state)
+        updates, state = optimizer.update(gradient, state, params, value=value, grad=gradient, value_fn=objective)
+        return number + 1, optax.apply_updates(params, updates), state
+
+    params = (jnp.zeros((width, num_classes)), jnp.zeros(num_classes))
+    _, params, state = jax.lax.while_loop(unfinished, step, (0, params, optimizer.init(params)))
+    w_DxK, b_K = raw(params)
+    loss = optax.tree.get(state, "value") - penalty(params)
+    return LinearProbes(w_DxK.T, b_K, data.mean, data.deviation**2, loss)
+
+
+def _fit_batch_norm(data: _Data, order_SxB, keep_D, *, num_classes: int, config: LinearConfig) -> LinearProbes:
+    num_steps, size = order_SxB.shape
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, num_steps))
+
+    def step(carry, index_B):
+        params, state, running = carry
+        z_BxD = data.rows[index_B].astype(jnp.float32)
+        mean_D, variance_D = jnp.mean(z_BxD, axis=0), jnp.var(z_BxD, axis=0)
+        normalized_BxD = keep_D * (z_BxD - mean_D[None]) * jax.lax.rsqrt(variance_D + EPSILON)[None]
+
+        def objective(params):
+            loss = _total_loss(params, normalized_BxD, data.labels[index_B], jnp.ones(size)) / size
+            return loss + config.l2 / 2 * jnp.sum(params[0] ** 2), loss
+
+        gradient, loss = jax.grad(objective, has_aux=True)(params)
+        updates, state = optimizer.update(gradient, state)
+        batch = (mean_D, variance_D * (size / (size - 1)))
+        running = jax.tree.map(lambda old, new: old + MOMENTUM * (new - old), running, batch)
+        return (optax.apply_updates(params, updates), state, running), loss
+
+    width = len(keep_D)
+    params = (jnp.zeros((width, num_classes)), jnp.zeros(num_classes))
+    start = (params, optimizer.init(params), (jnp.zeros(width), jnp.ones(width)))
+    (params, _, (mean_D, variance_D)), losses_S = jax.lax.scan(step, start, order_SxB)
+    w_DxK = (keep_D * jax.lax.rsqrt(variance_D + EPSILON))[:, None] * params[0]
+    b_K = params[1] - jnp.einsum("d,dk->k", mean_D, w_DxK, precision=jax.lax.Precision.HIGHEST)
+    return LinearProbes(w_DxK.T, b_K, mean_D, variance_D, jnp.mean(losses_S[-(len(data.labels) // size) :]))
+
+
+def batch_order(key: Key[Array, ""], num_rows: int, config: LinearConfig) -> Int[Array, "steps batch"]:
+    """The rows of every batch: epoch after epoch in a new order, without those that fill no batch."""
+    size = min(config.batch_size, num_rows)
+    per_epoch = min(num_rows // size, config.steps)
+    epochs = jnp.arange(math.ceil(config.steps / per_epoch))
+    shuffled = jax.vmap(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), num_rows))(epochs)
+    return shuffled[:, : per_epoch * size].reshape(-1, size)
+
+
+def _total_loss(params, z_NxD, labels_N, real_N):
+    """Cross-entropy summed over the rows that are real."""
+    w_DxK, b_K = params
+    logits_NxK = jnp.einsum("nd,dk->nk", z_NxD, w_DxK, precision=jax.lax.Precision.HIGHEST) + b_K[None]
+    return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits_NxK, labels_N) * real_N)
+
+
+def _correlation(data: _Data) -> Float[Array, "D D"]:
+    """Between the features, over all rows."""
+
+    def add(sums, z_NxD, labels_N, real_N):
+        standard_NxD = real_N[:, None] * (z_NxD - data.mean[None]) / data.deviation[None]
+        return sums + jnp.einsum("nd,ne->de", standard_NxD, standard_NxD, precision=jax.lax.Precision.HIGHEST)
+
+    width = len(data.mean)
+    return _over_blocks(add, jnp.zeros((width, width)), data) / len(data.labels)
+
+
+def _over_blocks(add, sums, data: _Data):
+    """`sums = add(sums, rows [n, D], labels [n], real [n])` of block after block."""
+    num_rows = len(data.labels)
+    size = min(BLOCK, num_rows)
+
+    def add_block(i, sums):
+        # The last block is moved back to end with the rows; what was counted before counts for nothing.
+        start = jnp.minimum(i * size, num_rows - size)
+        z, labels = (jax.lax.dynamic_slice_in_dim(leaf, start, size) for leaf in data[:2])
+        real = (start + jnp.arange(size) >= i * size).astype(jnp.float32)
+        return add(sums, z.astype(jnp.float32), labels, real)
+
+    return jax.lax.fori_loop(0, math.ceil(num_rows / size), add_block, sums)

@@ -1,0 +1,1 @@
+"""The kinds of figures that the parts of study 2 are drawn as."""

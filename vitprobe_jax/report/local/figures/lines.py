@@ -1,0 +1,211 @@
+"""Numbers over what was varied: panels of lines, a line for each variant of a backbone, or whatever else is compared."""
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
+
+from vitprobe_jax.report.figures import style
+from vitprobe_jax.report.local.figures.looks import Looks, dash
+from vitprobe_jax.report.local.rows import Row, drops_of, values_by, variants_of
+
+COLUMNS = 3
+_HEIGHT = 1.45  # inches of a panel
+_LEFT = 0.52
+BOUND = "upper bound"
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line.
+
+    Attributes:
+        label: of whom.
+        mark: its colour and markers.
+        dashes: of the line, as matplotlib takes them.
+        points: places along x, and numbers.
+        thick: whether it stands out.
+    """
+
+    label: str
+    mark: style.Mark
+    dashes: str | tuple
+    points: Sequence[tuple[float, float]]
+    thick: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One panel.
+
+    Attributes:
+        title: above it.
+        xlabel: what was varied.
+        ylabel: what was measured; panels that measured the same share their axis.
+        lines: in it.
+        ticks: names of the places 0, 1, ... along x; None where x is a number.
+        bound: numbers of a dotted line that no other can cross, with their places.
+        logarithmic: whether the numbers' axis is.
+        symlog: whether the axis of what was varied is, from 1 on: for numbers that begin with 0 and grow by factors.
+        markers: whether points are marked; not where they are hundreds.
+    """
+
+    title: str
+    xlabel: str
+    ylabel: str
+    lines: Sequence[Line]
+    ticks: Sequence[str] | None = None
+    bound: Sequence[tuple[float, float]] = ()
+    logarithmic: bool = False
+    symlog: bool = False
+    markers: bool = True
+
+
+def line_figure(panels: Sequence[Panel], keys: Sequence[Line2D], *, columns: int = COLUMNS) -> Figure:
+    """Panels in rows under one legend.
+
+    Args:
+        panels: row by row.
+        keys: the legend's entries; that of the bound is added where a panel has one.
+        columns: panels of a row, at most as many as there are.
+    """
+    columns = min(columns, len(panels))
+    if any(panel.bound for panel in panels):
+        keys = [*keys, Line2D([], [], color=style.INK, linewidth=1.1, linestyle=":", label=BOUND)]
+    figure, grid = style.panels(
+        -(-len(panels) // columns),
+        columns,
+        height=_HEIGHT if columns < COLUMNS else 1.2,
+        left=_LEFT,
+        bottom=0.46,
+        top=0.26,
+        gap=0.3 if len({panel.ylabel for panel in panels[:columns]}) == 1 else _LEFT,
+        keys=keys,
+    )
+    style.hide(grid.flat[len(panels) :])
+    shared = defaultdict(list)
+    for i, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+        _draw(axes, panel)
+        shared[panel.ylabel].append((axes, panel))
+        if i % columns == 0 or panels[i - 1].ylabel != panel.ylabel:
+            axes.set_ylabel(panel.ylabel, fontsize=style.MEDIUM, color=style.INK)
+    for alike in shared.values():
+        _share_axis([axes for axes, _ in alike], logarithmic=alike[0][1].logarithmic)
+    return figure
+
+
+def variant_lines(
+    rows: Sequence[Row], looks: Looks, place: Callable[[Row], float | None], *, drops: Sequence[int]
+) -> list[Line]:
+    """A line for each variant of each shown backbone.
+
+    Args:
+        rows: of one panel.
+        looks: of backbones.
+        place: where a row stands along x; None leaves it out.
+        drops: the variants of all panels, which their dashes hang on.
+    """
+    rows = looks.shown(rows)
+    found = defaultdict(list)
+    for row in rows:
+        if (x := place(row)) is not None:
+            found[row.backbone, row.dropped].append((x, row.value))
+    return [
+        Line(name, looks.marks[backbone], dash(dropped, drops), sorted(found[backbone, dropped]))
+        for (backbone, dropped), name in variants_of(rows).items()
+        if found[backbone, dropped]
+    ]
+
+
+def over(
+    rows: Sequence[Row],
+    looks: Looks,
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    field: str,
+    order: Sequence,
+    names: Callable[[object], str] = "{:g}".format,
+    drops: Sequence[int] | None = None,
+    bound: Mapping[object, float] | None = None,
+) -> Panel:
+    """A panel over the values of a column, at equal distances from each other.
+
+    Args:
+        rows: of one kind.
+        looks: of backbones.
+        title: of the panel.
+        xlabel: what was varied.
+        ylabel: what was measured.
+        field: the column.
+        order: its values from left to right.
+        names: what a value is called.
+        drops: the variants of all panels; those of the rows if None.
+        bound: upper bounds by value.
+    """
+    places = {value: i for i, value in enumerate(order)}
+    drops = drops_of(rows) if drops is None else drops
+    lines = variant_lines(rows, looks, lambda row: places.get(getattr(row, field)), drops=drops)
+    limits = [(places[value], limit) for value, limit in (bound or {}).items() if value in places]
+    return Panel(title, xlabel, ylabel, lines, [names(value) for value in order], sorted(limits))
+
+
+def mean_bound(rows: Sequence[Row], field: str) -> dict[object, float]:
+    """The upper bound by a column: the same for every backbone but for how its patches lie, so their mean."""
+    return {place: value for (place,), value in values_by(rows, field).items()}
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    for line in panel.lines:
+        points = [(x, y) for x, y in line.points if not panel.logarithmic or y > 0]
+        if not points:
+            continue
+        marks = line.mark.points if panel.markers and len(points) <= 30 else {"color": line.mark.colour}
+        width = 2.4 if line.thick else 1.6
+        axes.plot(*zip(*points, strict=True), linewidth=width, linestyle=line.dashes, label=line.label, **marks)
+    if panel.bound:
+        axes.plot(*zip(*panel.bound, strict=True), linewidth=1.1, linestyle=":", color=style.INK, label=BOUND)
+    if panel.logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    if panel.symlog:
+        axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
+    elif panel.ticks is None:
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
+    else:
+        axes.set_xlim(-0.25, max(len(panel.ticks) - 0.75, 0.25))
+        _name_ticks(axes, panel.ticks)
+    axes.grid(axis="y", **style.GRID)
+    axes.set_xlabel(panel.xlabel, fontsize=style.MEDIUM, color=style.INK, labelpad=2)
+    style.title(axes, panel.title)
+
+
+def _name_ticks(axes: Axes, names: Sequence[str]) -> None:
+    """A tick at every place, named where there is room from the last one down."""
+    low, high = axes.get_xlim()
+    pitch = axes.get_position().width * axes.figure.get_figwidth() / (high - low)
+    shown, free = {}, math.inf
+    for i, name in reversed(list(enumerate(names))):
+        half = style.text_width(name, style.SMALL) / 2
+        if pitch * i + half <= free:
+            shown[i] = name
+            free = pitch * i - half - 0.06
+    axes.xaxis.set_major_locator(FixedLocator(range(len(names))))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(range(len(names)), [shown.get(i, "") for i in range(len(names))], parse_math=False)
+
+
+def _share_axis(alike: Sequence[Axes], *, logarithmic: bool) -> None:
+    low, high = zip(*(axes.get_ylim() for axes in alike), strict=True)
+    for axes in alike:
+        axes.set_ylim(min(low), max(high))
+        if not logarithmic:
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

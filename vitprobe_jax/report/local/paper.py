@@ -1,0 +1,342 @@
+"""The numbers that the paper of study 2 prints, beside those of a run, and what forbids to take these for a reproduction.
+
+They stand in `paper_numbers.json` under `local`: values from text and tables only. A number of the run is that of the same
+part, method, features, tiling and measure at the shown cell, from the largest training draw. A data set of the paper's kind
+stands for the paper's own; one of a kind that the paper does not have stands for Cityscapes, with a caveat. For a model of
+the paper stands the run's trained backbone of the same family, the ViT-B if there are several.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from vitprobe_jax.report.local.rows import PartTable, Row, largest_draw, variant_name
+from vitprobe_jax.report.paper import differing_protocol, paper_numbers
+
+_KINDS = {"cityscapes": "Cityscapes", "ade20k": "ADE20K", "fair1m": "FAIR1M"}
+_STAND_IN = "cityscapes"
+"""What data sets of kinds that the paper does not have are held against."""
+_CLASSES = {"cityscapes": 19, "ade20k": 150}
+_FAMILIES = {
+    "supervised": ("deit", "augreg", "torchvision", "deit_distilled"),
+    "dino": ("dino",),
+    "dinov2": ("dinov2",),
+    "mae": ("mae",),
+    "simmim": ("simmim",),
+}
+"""Families that a model of the paper may be of."""
+_MODELS = {"supervised": "the supervised ViT", "dino": "DINO", "dinov2": "DINOv2", "mae": "MAE", "simmim": "SimMIM"}
+_NAMES = {
+    "supervised": ("deit_vitb16", "augreg_vitb16", "torchvision_vitb16"),
+    "dino": ("dino_vitb16",),
+    "dinov2": ("dinov2_vitb14",),
+    "mae": ("mae_vitb16", "mae_vitb16_decoder"),
+    "simmim": ("simmim_vitb16",),
+}
+"""What backbones are called that may have the paper's weights, taken to be of a ViT-B, with 768 features."""
+_PROTOCOL = {"max_images": 0, "metric": "l2"}
+_PROTOCOL_OF_CITYSCAPES = {"images_per_group": (2, 4, 8), "val_images_per_group": 10, "tile": 0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One published number.
+
+    Attributes:
+        where: place in the paper.
+        part: of the study.
+        kind: of data set, a key of `_KINDS`.
+        model: a key of `_FAMILIES`.
+        features: which are used, see `measurements.FEATURES`.
+        dropped: how many are not.
+        what: measure, method and the rest, in words.
+        columns: what the columns of the run's row are, beside these.
+        published: the number.
+        other_kind: of a number about two data sets, the kind of the second one.
+    """
+
+    where: str
+    part: str
+    kind: str
+    model: str
+    features: str
+    dropped: int
+    what: str
+    columns: Mapping[str, str]
+    published: float
+    other_kind: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The number in words, as published."""
+        over = f"{_KINDS[self.kind]} and {_KINDS[self.other_kind]}" if self.other_kind else _KINDS[self.kind]
+        return f"{self.what}, {variant_name(self.model, self.features, self.dropped)}, {over}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PaperRow:
+    """One published number and the run's.
+
+    Attributes:
+        part: of the study.
+        dataset: the run's.
+        what: the published number in words.
+        where: place in the paper.
+        backbone: the run's that stands for the paper's.
+        variant: its name with the features that are used.
+        value: the run's number.
+        published: the paper's.
+        difference: value less published.
+    """
+
+    part: str
+    dataset: str
+    what: str
+    where: str
+    backbone: str
+    variant: str
+    value: float
+    published: float
+    difference: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperComparison:
+    """Everything to be said about a run beside the paper.
+
+    Attributes:
+        source: the paper.
+        rows: in the order of the run's parts and data sets.
+        absent: published numbers of the run's parts that it has no number for, in words.
+        caveats: the verdict first, then what differs, then what cannot be seen from a results folder.
+    """
+
+    source: str
+    rows: tuple[PaperRow, ...]
+    absent: tuple[str, ...]
+    caveats: tuple[str, ...]
+
+
+def facts() -> list[Fact]:
+    """All published numbers."""
+    numbers = paper_numbers()["local"]
+    return [
+        *_patch_facts(numbers["patch_miou"]),
+        *_removal_facts(numbers["mae_1nn_by_features_removed"]),
+        *_tiling_facts(numbers["tiling_miou"]),
+        *_context_facts(numbers["global_context_r2"]),
+        *_overlap_facts(numbers["top200_overlap"]),
+    ]
+
+
+def compare_with_paper(parts: Sequence[PartTable], config: Mapping) -> PaperComparison:
+    """Sets the published numbers of study 2 beside a run's.
+
+    Args:
+        parts: of the run.
+        config: every flag as resolved; what is not in it is not checked.
+    """
+    known = facts()
+    stand_ins = _stand_ins(parts)
+    rows, met = [], set()
+    for part in parts:
+        for fact in known:
+            found = _find(part, fact, stand_ins)
+            if found is not None:
+                met.add(fact.words)
+                rows.append(
+                    PaperRow(
+                        part=part.part,
+                        dataset=part.dataset,
+                        what=fact.words,
+                        where=fact.where,
+                        backbone=found.backbone,
+                        variant=found.variant,
+                        value=found.value,
+                        published=fact.published,
+                        difference=found.value - fact.published,
+                    )
+                )
+    measured = {part.part for part in parts}
+    absent = [fact.words for fact in known if fact.part in measured and fact.words not in met]
+    caveats = _caveats(parts, stand_ins, rows, config) if rows else ()
+    return PaperComparison(
+        paper_numbers()["source"]["local"], tuple(rows), tuple(dict.fromkeys(absent)), tuple(caveats)
+    )
+
+
+def _patch_facts(table: Mapping) -> list[Fact]:
+    found = []
+    for model in ("supervised", "dino", "dinov2", "mae", "mae200", "simmim"):
+        for column, published in zip(table["columns"], table[model], strict=True):
+            kind, method = column.split("_")
+            if published is not None:
+                found.append(_miou("patches", table["where"], kind, model, method, "tiles", published))
+    return found
+
+
+def _tiling_facts(table: Mapping) -> list[Fact]:
+    sizes = {"256": "tiles", "1024x2048": "whole"}
+    return [
+        _miou("patches", table["where"], "cityscapes", model, method, tiling, published)
+        for model in ("dino", "mae")
+        for size, tiling in sizes.items()
+        for method, published in zip(table["columns"], table[f"{model}_{size}"], strict=True)
+    ]
+
+
+def _removal_facts(table: Mapping) -> list[Fact]:
+    return [
+        Fact(
+            where=table["where"],
+            part="variance",
+            kind="cityscapes",
+            model="mae",
+            features="without top" if dropped else "all",
+            dropped=dropped,
+            what=f"mIoU by 1-NN without the top {dropped}" if dropped else "mIoU by 1-NN with all features",
+            columns={"measure": "miou", "method": "1-nn", "setting": "removed"},
+            published=table[str(dropped)],
+        )
+        for dropped in (0, 10, 200)
+    ]
+
+
+def _context_facts(table: Mapping) -> list[Fact]:
+    features = {
+        "mae": ("all", 0),
+        "mae200": ("without top", 200),
+        "mae_random": ("without random", 200),
+        "mae_junk": ("only top", 200),
+    }
+    found = []
+    for concept in ("road", "building", "vegetation", "mean"):
+        # The mean is that of the three classes that are printed, the commonest of Cityscapes.
+        columns = {"measure": "r2", "name": concept} if concept != "mean" else {"measure": "mean_r2_commonest"}
+        for column, published in zip(table["columns"], table[concept], strict=True):
+            used, dropped = features[column]
+            found.append(
+                Fact(
+                    where=table["where"],
+                    part="context",
+                    kind="cityscapes",
+                    model="mae",
+                    features=used,
+                    dropped=dropped,
+                    what=f"R2, {concept}",
+                    columns=columns,
+                    published=published,
+                )
+            )
+    return found
+
+
+def _overlap_facts(table: Mapping) -> list[Fact]:
+    return [
+        Fact(
+            where=table["where"],
+            part="variance",
+            kind="cityscapes",
+            model="mae",
+            features="all",
+            dropped=200,
+            what="share of the top 200 features that are the same",
+            columns={"measure": "overlap", "setting": "other data set"},
+            published=table[f"cityscapes_{other}"] / 200,
+            other_kind=other,
+        )
+        for other in ("ade20k", "fair1m")
+    ]
+
+
+def _miou(part: str, where: str, kind: str, model: str, method: str, tiling: str, published: float) -> Fact:
+    dropped = 200 if model == "mae200" else 0
+    by = "1-NN" if method == "1nn" else "linear"
+    return Fact(
+        where=where,
+        part=part,
+        kind=kind,
+        model=model.removesuffix("200"),
+        features="without top" if dropped else "all",
+        dropped=dropped,
+        what=f"mIoU by {by}, {'tiles' if tiling == 'tiles' else 'whole images'}",
+        columns={"measure": "miou", "method": "1-nn" if method == "1nn" else "linear", "tiling": tiling},
+        published=published,
+    )
+
+
+def _find(part: PartTable, fact: Fact, stand_ins: Mapping[str, str]) -> Row | None:
+    """The run's number of a published one; of a part on one data set."""
+    if part.part != fact.part or fact.model not in stand_ins:
+        return None
+    kind = _kind(part.dataset)
+    if kind != fact.kind and not (kind not in _KINDS and fact.kind == _STAND_IN and fact.other_kind is None):
+        return None
+    measure = fact.columns["measure"]
+    rest = {name: value for name, value in fact.columns.items() if name != "measure"}
+    rows = [
+        row
+        for row in part.rows(measure, backbone=stand_ins[fact.model], dropped=fact.dropped, **rest)
+        if row.features == fact.features and (fact.other_kind is None or _kind(row.name or "") == fact.other_kind)
+    ]
+    rows = [row for row in rows if row.shots == largest_draw(rows)]
+    return rows[0] if rows else None
+
+
+def _kind(dataset: str) -> str:
+    return dataset.split(":")[0]
+
+
+def _stand_ins(parts: Sequence[PartTable]) -> dict[str, str]:
+    """The run's backbone for each model of the paper that has any."""
+    families: dict[str, str] = {}
+    for part in parts:
+        families |= part.trained
+    found = {}
+    for model, own in _FAMILIES.items():
+        of_family = [name for name, family in families.items() if family in own]
+        exact = [name for name in of_family if name in _NAMES[model]]
+        if of_family:
+            found[model] = (exact or of_family)[0]
+    return found
+
+
+def _caveats(
+    parts: Sequence[PartTable], stand_ins: Mapping[str, str], rows: Sequence[PaperRow], config: Mapping
+) -> list[str]:
+    differing, unknown = [], []
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        kind = _kind(dataset)
+        classes = max((part.num_concepts for part in parts if part.dataset == dataset), default=0)
+        if kind not in _KINDS:
+            differing.append(f"Other data: {dataset} is set beside the paper's {_KINDS[_STAND_IN]}.")
+        elif 0 < classes < _CLASSES.get(kind, 0):
+            differing.append(
+                f"Other data, or a part: {classes} concepts of {dataset} have held-out pixels, of {_KINDS[kind]} there are "
+                f"{_CLASSES[kind]}."
+            )
+        else:
+            unknown.append(
+                f"Whether images and annotations of {dataset} are those of {_KINDS[kind]} cannot be seen from here."
+            )
+    shown = {row.backbone for row in rows}
+    for model, backbone in stand_ins.items():
+        if backbone not in shown:
+            continue
+        if backbone in _NAMES[model]:
+            unknown.append(
+                f"Whether {backbone} holds the paper's weights of {_MODELS[model]} cannot be seen from here."
+            )
+        else:
+            differing.append(f"Other weights: {backbone} stands for the paper's {_MODELS[model]}, taken to be a ViT-B.")
+    differing += differing_protocol(config, _PROTOCOL)
+    if any(_kind(row.dataset) == "cityscapes" for row in rows):
+        differing += differing_protocol(config, _PROTOCOL_OF_CITYSCAPES)
+    unknown.append(
+        "The paper's draw of images is taken to be its largest; how its linear probes are trained is not known."
+    )
+    verdict = "Not a reproduction" if differing else "A reproduction only if what cannot be seen from here is the same"
+    return [
+        f"{verdict}: the paper's numbers come from its own draws of images, with official weights.",
+        *differing,
+        *unknown,
+    ]

@@ -1,0 +1,119 @@
+"""Part corruptions: what is left of the mIoU on images that are blurred or noisy (Figs 4 and 10)."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from vitprobe_jax.report.figures.illustration import Illustration, caption, slug
+from vitprobe_jax.report.local import answers
+from vitprobe_jax.report.local.answers import Answer
+from vitprobe_jax.report.local.figures.lines import Panel, line_figure, over
+from vitprobe_jax.report.local.figures.looks import variants_note
+from vitprobe_jax.report.local.parts.patches import count_words, draw_words, main_methods
+from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
+from vitprobe_jax.report.local.rows import PartTable, Row, drops_of, method_title, methods_of, values_by
+from vitprobe_jax.report.local.tables import Column, Table, every_cell, number_table, variant_entries
+from vitprobe_jax.report.sentences import number
+
+KINDS = {"blur": "blur (deviation, px)", "noise": "noise (deviation)", "frequency": "frequency band"}
+CLEAN = "clean"
+_CLEAN_LEVEL = -1.0
+
+
+def view(part: PartTable, sources: Sources) -> PartView:
+    """The part on one data set."""
+    scores, lost = part.rows("miou"), part.rows("relative_drop")
+    illustrations = [_figure(part, method, scores, lost, sources) for method in methods_of(scores)]
+    tables = [
+        _summary(scores, lost),
+        _levels(scores),
+        *every_cell(part, "relative_drop", "mean relative drop", better="lower"),
+    ]
+    return PartView(_answer(scores, lost), illustrations, tables)
+
+
+def _answer(scores: Sequence[Row], lost: Sequence[Row]) -> Answer:
+    if not lost:
+        method = main_methods(scores)[0]
+        found = answers.standings([row for row in scores if row.method == method])
+        best = answers.leader(found)
+        said = answers.leads(found, f"On clean images, by {method_title(method)}", "an mIoU")
+        return Answer(number(best.value), best.name, f"mIoU by {method_title(method)}", [said])
+    sentences, best = [], None
+    for method in main_methods(lost):
+        found = answers.standings([row for row in lost if row.method == method])
+        best = best or answers.leader(found, lower=True)
+        by = f"by {method_title(method)}" if "nn" in method else "by a linear probe"
+        what = "a mean relative drop of the mIoU"
+        sentences.append(answers.leads(found, f"Over all kinds and levels, {by}", what, lower=True))
+        sentences.append(answers.changes(found, f"the mean relative drop {by}"))
+    what = f"mean relative drop of the mIoU by {method_title(main_methods(lost)[0])}"
+    return Answer(number(best.value), best.name, what, [said for said in sentences if said])
+
+
+def _kinds(rows: Sequence[Row]) -> list[str]:
+    present = {row.setting for row in rows}
+    return [kind for kind in KINDS if kind in present]
+
+
+def _figure(part: PartTable, method: str, scores: Sequence[Row], lost: Sequence[Row], sources: Sources) -> Illustration:
+    scores, lost = ([row for row in sources.looks.shown(rows) if row.method == method] for rows in (scores, lost))
+    drops = drops_of(scores)
+    panels = [_panel(kind, scores, "mIoU", sources, drops) for kind in _kinds(scores)]
+    panels += [_panel(kind, lost, "relative drop", sources, drops) for kind in _kinds(scores)]
+    means = {(*place,): value for place, value in values_by(lost, "variant", "setting").items()}
+    return illustration(
+        part,
+        slug(method),
+        line_figure(panels, sources.looks.keys(scores), columns=max(len(_kinds(scores)), 1)),
+        title=f"mIoU of corrupted images by {method_title(method)}, and its relative drop",
+        caption=caption(
+            f"{draw_words(scores)}, all of them clean; {count_words(scores)}. Relative drop: the share of the clean images' "
+            "mIoU that is lost. Blur and noise: standard deviations in pixels and in grey levels of 255. Frequency bands: "
+            "noise in one of four rings of the spectrum, 0 the lowest.",
+            variants_note(scores),
+            sources.looks.note,
+            "Figures 4 and 10 of the paper.",
+        ),
+        alt=answers.numbers_in_words({" ".join(place): value for place, value in means.items()}, "Mean relative drop"),
+    )
+
+
+def _panel(kind: str, rows: Sequence[Row], ylabel: str, sources: Sources, drops: Sequence[int]) -> Panel:
+    own = [row for row in rows if row.setting == kind]
+    clean = [dataclasses.replace(row, level=_CLEAN_LEVEL) for row in rows if row.setting == CLEAN]
+    levels = sorted({row.level for row in [*own, *clean]})
+    return over(
+        [*clean, *own],
+        sources.looks,
+        title=kind,
+        xlabel=KINDS[kind],
+        ylabel=ylabel,
+        field="level",
+        order=levels,
+        names=lambda level: CLEAN if level == _CLEAN_LEVEL else f"{level:g}",
+        drops=drops,
+    )
+
+
+def _summary(scores: Sequence[Row], lost: Sequence[Row]) -> Table:
+    kinds, entries = _kinds(scores), []
+    for method in methods_of(scores):
+        own = [row for row in scores if row.method == method]
+        values = values_by([row for row in own if row.setting == CLEAN], "backbone", "dropped", "setting")
+        values |= values_by([row for row in lost if row.method == method], "backbone", "dropped", "setting")
+        entries += variant_entries(own, values, [(setting,) for setting in (CLEAN, *kinds)], method_title(method))
+    columns = [Column("mIoU of clean images"), *(Column(f"Relative drop, {kind}", "lower") for kind in kinds)]
+    note = "Relative drops are means over the levels of a kind."
+    return number_table("What corruption costs", "Backbone", columns, entries, note=note, best_in_group=True)
+
+
+def _levels(scores: Sequence[Row]) -> Table:
+    kinds = _kinds(scores)
+    places = [(kind, level) for kind in kinds for level in sorted({row.level for row in scores if row.setting == kind})]
+    entries = []
+    for method in methods_of(scores):
+        own = [row for row in scores if row.method == method]
+        values = values_by(own, "backbone", "dropped", "setting", "level")
+        entries += variant_entries(own, values, places, method_title(method))
+    columns = [Column(f"{kind} {level:g}") for kind, level in places]
+    return number_table("mIoU at every level", "Backbone", columns, entries, folded=True, best_in_group=True)
