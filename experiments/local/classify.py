@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 
 from experiments.local.workbench import Workbench
 from vitprobe_jax.features.store import Cell
@@ -101,7 +101,7 @@ def measured_rows(
     part: str,
     cell: Cell,
     told: Predictions,
-    counts: Int[np.ndarray, "Q K1"],
+    counts: Integer[np.ndarray, "Q K1"],
     *,
     by_concept: bool = False,
     **columns,

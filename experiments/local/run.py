@@ -49,11 +49,15 @@ def run_local(config: LocalConfig) -> epath.Path | None:
     _check_drops(config, backbones)
     datasets = [open_dataset(spec, seed=config.seed) for spec in config.datasets]
     work = {dataset.name: _suited(config, dataset) for dataset in datasets}
-    _check_names(datasets, work, config)
+    _check_names(datasets)
+    idle = _idle_parts(config, datasets, work)
     folder = ResultsFolder(config.out, config.seed)
     if not config.dry_run:
         digests = functools.reduce(dict.__or__, (input_digests(dataset, backbones) for dataset in datasets))
         folder = processes.on_first(lambda: ResultsFolder.open(config, digests)) or folder
+    for text in idle:
+        logging.warning("%s", text)
+        folder.note(text)
     paths = []
     for dataset in datasets:
         drawn = Drawn.of(config, dataset)
@@ -88,20 +92,27 @@ def _suited(config: LocalConfig, dataset: Dataset) -> list[Part]:
     return [PARTS[name] for name in config.parts if PARTS[name].needs in _offers(dataset)]
 
 
-def _check_names(datasets: Sequence[Dataset], work: dict[str, list[Part]], config: LocalConfig) -> None:
+def _check_names(datasets: Sequence[Dataset]) -> None:
     names = [dataset.name for dataset in datasets]
     twins = sorted({name for name in names if names.count(name) > 1})
     if twins:
         raise InputError(
             f"--dataset: two are called {twins[0]}; results tell data sets by the last name of their folder"
         )
-    measured = {part.name for parts in work.values() for part in parts}
-    for name in config.parts:
-        if name not in measured:
-            raise InputError(
-                f"--parts: {name} finds nothing to measure on in {', '.join(names)}; add to --dataset one of "
-                f"{_OFFERED_BY[PARTS[name].needs]}, or leave {name} out"
-            )
+
+
+def _idle_parts(config: LocalConfig, datasets: Sequence[Dataset], work: dict[str, list[Part]]) -> list[str]:
+    """What a reader is told of parts that find nothing to measure on; if all do, it is an error."""
+    names = ", ".join(dataset.name for dataset in datasets)
+    busy = {part.name for parts in work.values() for part in parts}
+    told = [
+        f"--parts: {name} finds nothing to measure on in {names}; add to --dataset one of {_OFFERED_BY[PARTS[name].needs]}"
+        for name in config.parts
+        if name not in busy
+    ]
+    if not busy:
+        raise InputError(told[0])
+    return told
 
 
 def _check_drops(config: LocalConfig, backbones: Sequence[Backbone]) -> None:

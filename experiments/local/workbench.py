@@ -16,6 +16,7 @@ from vitprobe_jax.data.dataset import Dataset, FrameSplit, ImageSplit, ImageSubs
 from vitprobe_jax.data.label_counts import LabelCounts, count_labels
 from vitprobe_jax.data.shots import Draw, draw_shots
 from vitprobe_jax.data.tiles import TiledSplit
+from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.moments import feature_moments, highest_variance
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.types import Split
@@ -56,6 +57,22 @@ class Drawn:
         return cls(config, dataset, draws, splits)
 
     # The record lives as long as the run.
+    @functools.cache  # noqa: B019
+    def first_size(self) -> tuple[int, int]:
+        """Height and width of the first image that can be read.
+
+        Raises:
+            InputError: the last one's, if none can.
+        """
+        split = next(iter(self.splits.values()))
+        for index in range(len(split)):
+            try:
+                return image_size(split, index)
+            except InputError:
+                if not self.dataset.skip_corrupt or index == len(split) - 1:
+                    raise
+        raise InputError(f"--dataset: {self.dataset.name} has no images; give one that has some")
+
     @functools.cache  # noqa: B019
     def tiles(self) -> dict[Split, TiledSplit]:
         """The drawn images cut into tiles."""
@@ -117,8 +134,7 @@ class Workbench:
             return self.config.image_size or self.backbone.spec.image_size
         if self.config.whole_size is not None:
             return self.config.whole_size
-        first = image_size(next(iter(self.drawn.splits.values())), 0)
-        return tuple(max(side // self.patch_size, 1) * self.patch_size for side in first)
+        return tuple(max(side // self.patch_size, 1) * self.patch_size for side in self.drawn.first_size())
 
     def view(self, tiling: str, changed: Mapping[Split, ImageSplit] | None = None, described: str = "") -> View:
         """The drawn images, cut into tiles or whole.
@@ -172,6 +188,7 @@ class Workbench:
         key = (view.key, cell)
         if key not in self._variances:
             rows = self.take(view, self.fitted_on, cell, cells)
+            rows = np.delete(rows, self.rows.left_out(view, self.fitted_on), axis=0)
             self._variances[key] = np.asarray(feature_moments(rows.reshape(-1, rows.shape[-1])).variance)
         return self._variances[key]
 

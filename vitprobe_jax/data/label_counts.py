@@ -1,13 +1,14 @@
 """How many pixels of each concept every patch shows: what a patch is told by, and held against."""
 
 import dataclasses
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Int, UInt
 
-from vitprobe_jax.data.dataset import ImageSplit
+from vitprobe_jax.data.dataset import Annotation, ImageSplit
 from vitprobe_jax.data.labels import count_patches, look_up, patch_votes, slot_dtype, slot_lookup
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.types import Concept
@@ -38,13 +39,29 @@ class LabelCounts:
         return self.counts.argmax(-1).astype(np.int32)
 
 
+def pixel_concepts(
+    annotation: Annotation, concepts: tuple[Concept, ...], transform: Transform
+) -> Int[np.ndarray, "H W"]:
+    """The concept of every pixel as its index plus one, 0 for none, after the masks took the way of their image.
+
+    Where masks overlap, that of the first one, in the order of the annotation, which labels the pixel with a concept. Labels
+    of the whole image say nothing of a pixel and are left out.
+    """
+    slots = np.zeros(transform.size, slot_dtype(len(concepts)))
+    lookups = _lookups(concepts)
+    for category, mask in annotation.masks:
+        if category in lookups:
+            found = look_up(lookups[category], transform.mask(mask, annotation.image_size or mask.shape))
+            slots = np.where(slots > 0, slots, found)
+    return slots
+
+
 def count_labels(
     split: ImageSplit, concepts: tuple[Concept, ...], *, transform: Transform, patch_size: int
 ) -> LabelCounts:
     """Counts the pixels of each concept in each patch, after the masks took the way of their images.
 
-    A pixel counts once: where masks overlap, for the first one, in the order of the annotation, that labels it with a
-    concept. Labels of the whole image say nothing of a pixel and are left out.
+    A pixel counts once, see `pixel_concepts`.
 
     Args:
         split: which images; only their annotations are read.
@@ -56,20 +73,11 @@ def count_labels(
         InputError: the patch size does not divide the image size, or an annotation is unfit.
     """
     num_patches, num_codes = count_patches(transform.size, patch_size), len(concepts) + 1
-    slot_of = {
-        category: slot_lookup(concepts, category)
-        for category in dict.fromkeys(concept.category for concept in concepts)
-    }
     dtype = np.uint16 if patch_size**2 <= np.iinfo(np.uint16).max else np.uint32
     counts = np.zeros((len(split), num_patches, num_codes), dtype)
 
     def count_image(index: int) -> None:
-        annotation = split.annotation(index)
-        slots = np.zeros(transform.size, slot_dtype(len(concepts)))
-        for category, mask in annotation.masks:
-            if category in slot_of:
-                found = look_up(slot_of[category], transform.mask(mask, annotation.image_size or mask.shape))
-                slots = np.where(slots > 0, slots, found)
+        slots = pixel_concepts(split.annotation(index), concepts, transform)
         counts[index] = patch_votes(slots, patch_size=patch_size, num_codes=num_codes)
 
     def count_block(start: int) -> None:
@@ -81,3 +89,9 @@ def count_labels(
         for _ in pool.map(count_block, range(0, len(split), _BLOCK)):
             pass
     return LabelCounts(counts, concepts)
+
+
+@functools.lru_cache(maxsize=8)
+def _lookups(concepts: tuple[Concept, ...]) -> dict[str, Int[np.ndarray, " n"]]:
+    """`slot_lookup` of each category."""
+    return {category: slot_lookup(concepts, category) for category in {concept.category for concept in concepts}}

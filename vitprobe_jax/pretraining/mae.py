@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vitprobe_jax.backbones.capture import normalize
 from vitprobe_jax.backbones.config import DecoderConfig, Preprocess, ViTConfig
-from vitprobe_jax.backbones.mae_decoder import make_decoder, reconstruct
+from vitprobe_jax.backbones.mae_decoder import make_decoder, patch_statistics, patchify, reconstruct
 from vitprobe_jax.backbones.untrained import init_mae, sincos_positions
 from vitprobe_jax.pretraining.views import random_flip, random_resized_crop
 
@@ -98,10 +98,6 @@ class MAE:
 
 def normalized_patches(images: Float[Array, "B height width 3"], patch_size: int) -> Float[Array, "B P pixels"]:
     """Every patch less its mean, divided by its deviation; pixels in (row, column, channel) order."""
-    b, height, width, _ = images.shape
-    grid = images.reshape(b, height // patch_size, patch_size, width // patch_size, patch_size, 3)
-    patches = jnp.transpose(grid, (0, 1, 3, 2, 4, 5)).reshape(b, -1, patch_size**2 * 3)
-    mean = jnp.mean(patches, axis=-1, keepdims=True)
-    # The official code divides by the square root of the unbiased variance plus 1e-6.
-    variance = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
-    return (patches - mean) / jnp.sqrt(variance + 1e-6)
+    patches = patchify(images, patch_size)
+    mean, deviation = patch_statistics(patches)
+    return (patches - mean) / deviation

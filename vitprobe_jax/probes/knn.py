@@ -9,7 +9,7 @@ distance 0 from itself.
 
 import dataclasses
 import functools
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -225,3 +225,17 @@ def _choose_rows(queries, own, chosen, base, groups, plan):
 
     tiles = jax.tree.map(lambda leaf: leaf.reshape(-1, plan.tile, *leaf.shape[1:]), (queries.astype(jnp.float32), own, chosen))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, plan.k), jax.lax.map(of_tile, tiles))
+
+
+def classify(neighbour_labels: Int[np.ndarray, "Q k"], num_classes: int) -> Int[np.ndarray, " Q"]:
+    """The class that most neighbours are of; of equally many votes, that whose nearest neighbour is nearest.
+
+    Args:
+        neighbour_labels: of the k neighbours of each query, nearest first.
+        num_classes: labels are from 0 to this number less one.
+    """
+    num_queries, k = neighbour_labels.shape
+    cells = np.arange(num_queries)[:, None] * num_classes + neighbour_labels
+    votes = np.bincount(cells.ravel(), minlength=num_queries * num_classes)[cells]
+    # The votes of each neighbour's own class; argmax takes the first of equals, the nearest.
+    return np.take_along_axis(neighbour_labels, np.argmax(votes, axis=1)[:, None], axis=1)[:, 0]

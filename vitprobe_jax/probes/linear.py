@@ -1,7 +1,7 @@
 """Linear probes: softmax regression on rows, plain or behind a BatchNorm, for several choices of features at once.
 
-A few features of some backbones vary a hundred times as much as the others and say nothing. A linear map can leave them alone,
-so its score should not hang on how loud a feature is; whether it does is a matter of how it is fitted:
+A few features of some backbones vary a hundred times as much as the others and say nothing. A linear map can leave them
+alone, so its score should not hang on how loud a feature is; whether it does is a matter of how it is fitted:
 
 - *plain*: the one minimum of the penalised cross-entropy, found by L-BFGS over all rows. Raw features are so unlike in scale
   and so alike in content that L-BFGS would take thousands of steps; it works on a rotated and scaled copy of the weights
@@ -56,11 +56,11 @@ class LinearConfig:
     """
 
     batch_norm: bool = False
-    l2: float = 1e-4
+    l2: float = 3e-4
     max_steps: int = 100
     steps: int = 1000
     batch_size: int = 1024
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-2
 
 
 class LinearProbes(NamedTuple):
@@ -116,11 +116,13 @@ def fit_linear(
     if low < 0 or high >= num_classes:
         raise InputError(f"linear probe: labels go from {low} to {high}, classes from 0 to {num_classes - 1}")
     moments = feature_moments(rows)
-    deviation = np.sqrt(moments.variance).astype(np.float32)
     # Constant features say nothing, and have no scale.
-    used = np.asarray(keep, np.float32) * (deviation > 0)[None]
+    varies = moments.variance > 0
+    scale = 1 / np.sqrt(np.where(varies, moments.variance, 1))
+    used = np.asarray(keep, np.float32) * varies[None]
     used = np.pad(used, ((0, -len(keep) % mesh.size), (0, 0)), "edge")
-    data = _Data(rows, labels.astype(np.int32), moments.mean.astype(np.float32), np.where(deviation > 0, deviation, 1))
+    statistics = (leaf.astype(np.float32) for leaf in (moments.mean, moments.variance, scale))
+    data = _Data(rows, labels.astype(np.int32), *statistics)
     key, data = replicate((key, data), mesh)
     static = {"num_classes": num_classes, "num_probes": len(keep), "config": config, "mesh": mesh}
     return _fit(key, data, deal(used, mesh), **static)
@@ -145,12 +147,17 @@ def _highest(w, b, z_NxD):
 
 
 class _Data(NamedTuple):
-    """Rows with their classes, means and deviations, on every device."""
+    """Rows with their classes and the features' statistics, on every device.
+
+    `scale` is one over the deviation: programs multiply by it. Whether a division by the deviation is replaced by that is up
+    to the compiler, which decides otherwise for several devices than for one.
+    """
 
     rows: Float[Array, "N D"]
     labels: Int[Array, " N"]
     mean: Float[Array, " D"]
-    deviation: Float[Array, " D"]
+    variance: Float[Array, " D"]
+    scale: Float[Array, " D"]
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "num_probes", "config", "mesh"))
@@ -182,7 +189,7 @@ def _fit_plain(data: _Data, correlation_DxD, keep_D, *, num_classes: int, config
 
     def raw(params):
         turned_DxK, intercept_K = params
-        w_DxK = standardized(turned_DxK) / data.deviation[:, None]
+        w_DxK = standardized(turned_DxK) * data.scale[:, None]
         return w_DxK, intercept_K - jnp.einsum("d,dk->k", data.mean, w_DxK, precision=jax.lax.Precision.HIGHEST)
 
     def penalty(params):
@@ -195,7 +202,7 @@ def _fit_plain(data: _Data, correlation_DxD, keep_D, *, num_classes: int, config
             return jax.tree.map(jnp.add, sums, jax.value_and_grad(_total_loss)(folded, z, labels, real))
 
         total, gradient = _over_blocks(add, (jnp.zeros(()), jax.tree.map(jnp.zeros_like, folded)), data)
-        mean = jax.tree.map(lambda leaf: leaf / len(data.labels), (total, *pull(gradient)))
+        mean = jax.tree.map(lambda leaf: leaf * (1 / len(data.labels)), (total, *pull(gradient)))
         return jax.tree.map(jnp.add, mean, jax.value_and_grad(penalty)(params))
 
     # The blocks are gone through in a loop, whose reverse would keep all logits; the gradient comes with the value instead.
@@ -219,7 +226,7 @@ def _fit_plain(data: _Data, correlation_DxD, keep_D, *, num_classes: int, config
     _, params, state = jax.lax.while_loop(unfinished, step, (0, params, optimizer.init(params)))
     w_DxK, b_K = raw(params)
     loss = optax.tree.get(state, "value") - penalty(params)
-    return LinearProbes(w_DxK.T, b_K, data.mean, data.deviation**2, loss)
+    return LinearProbes(w_DxK.T, b_K, data.mean, data.variance, loss)
 
 
 def _fit_batch_norm(data: _Data, order_SxB, keep_D, *, num_classes: int, config: LinearConfig) -> LinearProbes:
@@ -230,7 +237,7 @@ def _fit_batch_norm(data: _Data, order_SxB, keep_D, *, num_classes: int, config:
         params, state, running = carry
         z_BxD = data.rows[index_B].astype(jnp.float32)
         mean_D, variance_D = jnp.mean(z_BxD, axis=0), jnp.var(z_BxD, axis=0)
-        normalized_BxD = keep_D * (z_BxD - mean_D[None]) * jax.lax.rsqrt(variance_D + EPSILON)[None]
+        normalized_BxD = (z_BxD - mean_D[None]) * (keep_D * jax.lax.rsqrt(variance_D + EPSILON))[None]
 
         def objective(params):
             loss = _total_loss(params, normalized_BxD, data.labels[index_B], jnp.ones(size)) / size
@@ -271,11 +278,11 @@ def _correlation(data: _Data) -> Float[Array, "D D"]:
     """Between the features, over all rows."""
 
     def add(sums, z_NxD, labels_N, real_N):
-        standard_NxD = real_N[:, None] * (z_NxD - data.mean[None]) / data.deviation[None]
+        standard_NxD = real_N[:, None] * (z_NxD - data.mean[None]) * data.scale[None]
         return sums + jnp.einsum("nd,ne->de", standard_NxD, standard_NxD, precision=jax.lax.Precision.HIGHEST)
 
     width = len(data.mean)
-    return _over_blocks(add, jnp.zeros((width, width)), data) / len(data.labels)
+    return _over_blocks(add, jnp.zeros((width, width)), data) * (1 / len(data.labels))
 
 
 def _over_blocks(add, sums, data: _Data):

@@ -18,13 +18,12 @@ from jaxtyping import Bool, Float, Int
 from experiments.local.parts.part import Measured, Part
 from experiments.local.views import View
 from experiments.local.workbench import Workbench
-from vitprobe_jax.data.dataset import Annotation
-from vitprobe_jax.data.labels import look_up, slot_dtype, slot_lookup
+from vitprobe_jax.data.label_counts import pixel_concepts
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.regression import r2
 from vitprobe_jax.probes.ridge import fit_ridge
-from vitprobe_jax.types import Concept, Split
+from vitprobe_jax.types import Split
 
 STRENGTHS = tuple(10.0**power for power in range(-8, 3))
 """Of the penalty, in units of the features' mean variance times the number of samples: a penalty of 1 halves the
@@ -96,7 +95,7 @@ def concept_pixels(bench: Workbench, tiling: str, split: Split) -> Int[np.ndarra
             boxes = [(0, 0, *size)]
         else:
             size, boxes = tiles.sizes[index], tiles.boxes(index)
-        slots = concept_slots(annotation, concepts, size)
+        slots = pixel_concepts(annotation, concepts, Transform(size, "none"))
         cut = (slots[top : top + height, left : left + width] for top, left, height, width in boxes)
         return [np.bincount(part.ravel(), minlength=len(concepts) + 1)[1:] for part in cut]
 
@@ -104,22 +103,6 @@ def concept_pixels(bench: Workbench, tiling: str, split: Split) -> Int[np.ndarra
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts = [count for of_one in pool.map(of_image, range(len(images))) for count in of_one]
     return np.array(counts, np.int64).reshape(-1, len(concepts))
-
-
-def concept_slots(
-    annotation: Annotation, concepts: tuple[Concept, ...], size: tuple[int, int]
-) -> Int[np.ndarray, "H W"]:
-    """The concept of every pixel of an image of this height and width as its index plus one, 0 for none.
-
-    Where masks overlap, that of the first one which labels the pixel with a concept, as in `label_counts`.
-    """
-    transform, slots = Transform(size, "none"), np.zeros(size, slot_dtype(len(concepts)))
-    categories = {concept.category for concept in concepts}
-    for category, mask in annotation.masks:
-        if category in categories:
-            found = look_up(slot_lookup(concepts, category), transform.mask(mask, size))
-            slots = np.where(slots > 0, slots, found)
-    return slots
 
 
 def variants(bench: Workbench, view: View, cell: Cell, cells: Sequence[Cell]) -> dict[Variant, Bool[np.ndarray, " D"]]:

@@ -9,6 +9,7 @@ from PIL import Image
 from experiments.local.classify import PatchClassifier, Predictions, measured_rows
 from experiments.local.parts.part import Measured, Part
 from experiments.local.workbench import Workbench
+from vitprobe_jax.data.label_counts import pixel_concepts
 from vitprobe_jax.data.tiles import patch_of_pixels
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.features.store import Cell
@@ -48,7 +49,6 @@ def draw(bench: Workbench, tiling: str, told: Predictions) -> dict[str, np.ndarr
     """The first held-out images with what each of their pixels is taken for, brought to the size of the first of them."""
     images, owner = bench.drawn.splits["val"], bench.owner(tiling, "val")
     per_image = bench.size(tiling)[0] * bench.size(tiling)[1] // bench.patch_size**2
-    concepts = {concept.number: i for i, concept in enumerate(bench.dataset.concepts, 1)}
     shown: dict[str, list[np.ndarray]] = {}
     size = None
     for index in range(min(bench.config.examples, len(images))):
@@ -59,12 +59,9 @@ def draw(bench: Workbench, tiling: str, told: Predictions) -> dict[str, np.ndarr
         maps = {
             f"{method} without {dropped}": classes[first + patch] + 1 for (method, dropped), classes in told.items()
         }
-        annotation = images.annotation(index)
-        truth = np.zeros((image.height, image.width), int)
-        for _, mask in annotation.masks:
-            labels = np.vectorize(lambda number: concepts.get(number, 0), otypes=[int])(np.unique(mask))
-            carried = labels[np.searchsorted(np.unique(mask), _nearest(mask, truth.shape))]
-            truth = np.where(truth > 0, truth, carried)
+        truth = pixel_concepts(
+            images.annotation(index), bench.dataset.concepts, Transform((image.height, image.width), "none")
+        )
         shown.setdefault("image", []).append(np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC)))
         for name, labels in ({"truth": truth} | maps).items():
             shown.setdefault(name, []).append(_nearest(labels, size).astype(np.uint16))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from experiments.local.parts.part import Measured, Part
 from experiments.local.views import View
@@ -109,7 +109,7 @@ def reconstruct_view(
     by_image, everywhere = (NamedSharding(mesh, PartitionSpec(axis)) for axis in (DATA_AXIS, None))
     _, decoder_params = load_decoder(bench.backbone.folder)
     fixed = jax.device_put((bench.backbone.params, decoder_params, keeps), everywhere)
-    target, images, scores, pictures = None, [], {level: [] for level in MASKED}, {level: [] for level in MASKED}
+    target, images, parts = None, [], {level: [] for level in MASKED}
     for batch, good in _decoded(bench, view):
         order = mask_orders(bench.config.seed, batch.first + np.arange(len(batch.images)), spec.config.grid)
         placed = jax.device_put((batch.images, order), by_image)
@@ -121,20 +121,11 @@ def reconstruct_view(
             predicted = _forward(spec, num_visible, mesh)(*fixed, *placed)
             if target is None:
                 target = _target(bench, np.asarray(predicted[0])[good], batch.images[good], order[good, :num_visible])
-            found, made = _compare(predicted, placed[0], target, spec.preprocess, bench.patch_size)
-            scores[level].append({name: np.asarray(values)[:, good] for name, values in found.items()})
-            if len(shown):
-                pictures[level].append(np.round(255 * np.asarray(made)[:, shown]).astype(np.uint8))
-    height, width = view.size
-    none = np.zeros((len(keeps), 0, height, width, 3), np.uint8)
-    return np.array(images, np.uint8).reshape(-1, height, width, 3), {
-        level: Reconstructed(
-            {name: np.concatenate([part[name] for part in scores[level]], axis=1) for name in scores[level][0]},
-            np.concatenate([none, *pictures[level]], axis=1),
-        )
-        for level in MASKED
-        if scores[level]
-    }
+            scores, made = _compare(predicted, placed[0], target, spec.preprocess, bench.patch_size)
+            of_good = {name: np.asarray(values)[:, good] for name, values in scores.items()}
+            parts[level].append(Reconstructed(of_good, _pictures(made, shown)))
+    images = np.array(images, np.uint8).reshape(-1, *view.size, 3)
+    return images, {level: _joined(of_level) for level, of_level in parts.items() if of_level}
 
 
 def mask_orders(seed: int, images: Int[np.ndarray, " B"], grid: tuple[int, int]) -> Int[np.ndarray, "B P"]:
@@ -216,6 +207,18 @@ def _compare(predicted, images, target: MAETarget, preprocess: Preprocess, patch
         return scores, made
 
     return jax.lax.map(variant, predicted)
+
+
+def _pictures(made: Float[Array, "V B height width 3"], shown: Int[np.ndarray, " n"]):
+    """Some pictures in 0..255; where none is shown, none is fetched."""
+    taken = np.asarray(made)[:, shown] if len(shown) else np.zeros((len(made), 0, *made.shape[2:]))
+    return np.round(255 * taken).astype(np.uint8)
+
+
+def _joined(parts: Sequence[Reconstructed]) -> Reconstructed:
+    """What was made of all batches."""
+    scores = {name: np.concatenate([part.scores[name] for part in parts], axis=1) for name in parts[0].scores}
+    return Reconstructed(scores, np.concatenate([part.pictures for part in parts], axis=1))
 
 
 def _rows(

@@ -147,9 +147,7 @@ def test_transformed_images_take_the_way_of_the_others_through_a_real_backbone(t
     bench = make_bench(tmp_path / "out", dataset(pictures((40, 80), 3)), backbone, *flags)
     view, images = bench.view("tiles"), np.array([0, 2, 3, 5])
     same = transformed(bench, view, images, Transformation("identity"))
-    noisy = transformed(bench, view, images, Transformation("noise", 40.0))
-    plain, same, noisy = (bench.take(view, "val", CELL, [CELL]) for view in (view, same, noisy))
+    plain, same = (bench.take(view, "val", CELL, [CELL]) for view in (view, same))
     assert plain.shape == (6, 16, 24)
     # Another batch of images on other devices: equal but for the order of sums.
     np.testing.assert_allclose(same, plain[images], atol=1e-5)
-    assert np.abs(noisy - plain[images]).max() > 0.1

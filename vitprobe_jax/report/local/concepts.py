@@ -38,13 +38,14 @@ def ranked_concepts(part: PartTable) -> tuple[list[str], list[int]]:
     return pc.fill_null(counts["name"], "").to_pylist(), ranks.tolist()
 
 
-def concept_tables(rows: Sequence[Row], looks: Looks, title: str) -> list[Table]:
+def concept_tables(rows: Sequence[Row], looks: Looks, title: str, *, folded: bool = False) -> list[Table]:
     """A line for each concept, a column for each variant of the shown backbones; none without rows.
 
     Args:
         rows: of one measure, one for each concept and variant.
         looks: of backbones.
         title: of the tables.
+        folded: whether all concepts are in one table that is folded.
     """
     rows = looks.shown(rows)
     concepts, variants = by_pixels(rows), variants_of(rows)
@@ -60,9 +61,11 @@ def concept_tables(rows: Sequence[Row], looks: Looks, title: str) -> list[Table]
     ]
     columns = [Column(name, "") for name in variants.values()]
     note = f"Concepts by their pixels in the held-out images. {looks.note}".strip()
-    parts = [(title, entries[:TOP], False), (f"{title}: {len(entries) - TOP} other concepts", entries[TOP:], True)]
+    parts = [(title, entries, True)]
+    if not folded:
+        parts = [(title, entries[:TOP], False), (f"{title}: {len(entries) - TOP} more concepts", entries[TOP:], True)]
     return [
-        number_table(heading, "Concept", columns, own, note=note, folded=folded)
-        for heading, own, folded in parts
+        number_table(heading, "Concept", columns, own, note=note, folded=closed)
+        for heading, own, closed in parts
         if own
     ]

@@ -36,7 +36,8 @@ _LEADING = {
     "layers": ("miou",),
     "scale": ("accuracy",),
 }
-_METHODS = {"linear": "linear", "linear_batchnorm": "linear with BatchNorm", "ridge": "ridge regression"}
+_METHODS = {"linear": "linear probe", "linear_batchnorm": "linear, BatchNorm", "ridge": "ridge regression"}
+_TOLD_BY = {"linear": "by a linear probe", "linear_batchnorm": "by a linear probe with BatchNorm"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +199,11 @@ def method_title(method: str | None) -> str:
     if method is None:
         return ""
     return _METHODS.get(method, method.replace("-nn", "-NN").replace("NN other images", "NN, own image excluded"))
+
+
+def told_by(method: str) -> str:
+    """A method in a sentence: `by 1-NN`, `by a linear probe`."""
+    return _TOLD_BY.get(method, f"by {method_title(method)}")
 
 
 def methods_of(rows: Iterable[Row]) -> list[str]:

@@ -15,6 +15,8 @@ from vitprobe_jax.report.local.rows import (
 from vitprobe_jax.report.sentences import number
 
 NOTHING = "\N{EN DASH}"
+LONG = 30
+"""Tables of more lines are folded, whatever they show."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Entry:
     """
 
     label: str
-    values: Sequence[float | None]
+    values: Sequence[float | int | None]
     backbone: str = ""
     untrained: bool = False
     group: str = ""
@@ -114,7 +116,7 @@ def number_table(
     folded: bool = False,
     best_in_group: bool = False,
 ) -> Table:
-    """A table of numbers with the best of each column marked, if it has several lines.
+    """A table of numbers with the best of each column marked, if it has several lines; a long one is folded.
 
     Args:
         title: what it shows.
@@ -133,10 +135,12 @@ def number_table(
         for group, own in groups.items()
     }
     bodies = [(group, [_line(entry, columns, bests[group]) for entry in own]) for group, own in groups.items()]
-    return Table(title, corner, [column.head for column in columns], bodies, note, folded)
+    long = len(entries) > LONG
+    heading = f"{title}: {len(entries)} lines" if long else title
+    return Table(heading, corner, [column.head for column in columns], bodies, note, folded or long)
 
 
-def _best(entries: Sequence[Entry], place: int, better: str) -> float | None:
+def _best(entries: Sequence[Entry], place: int, better: str) -> float | int | None:
     trained = [entry for entry in entries if not entry.untrained]
     values = [entry.values[place] for entry in trained or entries if entry.values[place] is not None]
     if not better or len(values) < 2:

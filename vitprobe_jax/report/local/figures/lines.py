@@ -20,6 +20,10 @@ _LEFT = 0.52
 BOUND = "upper bound"
 
 
+Point = tuple[int | float, float]
+"""A place along x and a number."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Line:
     """One line.
@@ -35,7 +39,7 @@ class Line:
     label: str
     mark: style.Mark
     dashes: str | tuple
-    points: Sequence[tuple[float, float]]
+    points: Sequence[Point]
     thick: bool = False
 
 
@@ -60,7 +64,7 @@ class Panel:
     ylabel: str
     lines: Sequence[Line]
     ticks: Sequence[str] | None = None
-    bound: Sequence[tuple[float, float]] = ()
+    bound: Sequence[Point] = ()
     logarithmic: bool = False
     symlog: bool = False
     markers: bool = True
@@ -100,7 +104,7 @@ def line_figure(panels: Sequence[Panel], keys: Sequence[Line2D], *, columns: int
 
 
 def variant_lines(
-    rows: Sequence[Row], looks: Looks, place: Callable[[Row], float | None], *, drops: Sequence[int]
+    rows: Sequence[Row], looks: Looks, place: Callable[[Row], int | float | None], *, drops: Sequence[int]
 ) -> list[Line]:
     """A line for each variant of each shown backbone.
 

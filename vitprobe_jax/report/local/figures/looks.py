@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.lines import Line2D
@@ -16,7 +17,7 @@ BACKBONES = len(style.BACKBONE_COLOURS)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", (0, (3.5, 1.6)), (0, (1, 1.3)), (0, (5, 1.4, 1, 1.4)), (0, (8, 2)))
 _DECIDING = ("miou", "same_instance", "accuracy", "same_patch", "mean_r2")
-"""By which measure backbones are chosen, the first of these that a table has; for all of them more is better."""
+"""By which measure backbones are ranked, the first of these that a table has; of all of them more is better."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,35 +26,45 @@ class Looks:
 
     Attributes:
         marks: of each shown backbone, in the table's order.
+        ranked: the shown backbones from the best down.
         count: how many backbones there are in all.
     """
 
     marks: Mapping[str, style.Mark]
+    ranked: Sequence[str]
     count: int
 
     @classmethod
     def of(cls, table: pa.Table) -> "Looks":
-        """All backbones of a table, or of many the best one of each family, then the next best."""
-        columns = ["backbone", "family", "objective"]
+        """All backbones of a table, or of many the best, the worst and some between them."""
+        columns = ["backbone", "objective"]
         named = table.select(columns).group_by(columns, use_threads=False).aggregate([]).to_pylist()
-        families = {row["backbone"]: row["family"] for row in named}
-        shown = choose(families, _bests(table)) if len(families) > BACKBONES else list(families)
-        objectives = {row["backbone"]: row["objective"] for row in named}
-        marks = style.backbone_marks(_Named(name, objectives[name] == UNTRAINED) for name in shown)
+        untrained = {row["backbone"]: row["objective"] == UNTRAINED for row in named}
+        means = _means(table)
+        ranked = sorted(untrained, key=lambda name: -means.get(name, float("-inf")))
+        chosen = spread(ranked, BACKBONES)
+        marks = style.backbone_marks(_Named(name, of) for name, of in untrained.items() if name in chosen)
         return cls(
             {name: dataclasses.replace(mark, marker=MARKERS[i]) for i, (name, mark) in enumerate(marks.items())},
-            len(families),
+            chosen,
+            len(untrained),
         )
 
     @property
     def note(self) -> str:
         """A sentence for captions, where not all backbones are shown; "" where they are."""
-        shown = len(self.marks)
-        return f"{shown} of {self.count} backbones are shown; the tables have all." if shown < self.count else ""
+        if len(self.ranked) == self.count:
+            return ""
+        return f"{len(self.ranked)} of {self.count} backbones are shown, from the best to the worst; tables have all."
 
     def shown(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of shown backbones."""
         return [row for row in rows if row.backbone in self.marks]
+
+    def fewer(self, count: int) -> "Looks":
+        """For what takes more room: so many of the shown backbones at most, the best and the worst among them."""
+        chosen = spread(self.ranked, count)
+        return Looks({name: mark for name, mark in self.marks.items() if name in chosen}, chosen, self.count)
 
     def keys(self, rows: Sequence[Row], *, variants: bool = True) -> list[Line2D]:
         """A legend's entries: of the backbones of some rows and, where they have several and are asked for, of variants."""
@@ -74,17 +85,12 @@ class Looks:
         ]
 
 
-def choose(families: Mapping[str, str], bests: Mapping[str, float]) -> list[str]:
-    """`BACKBONES` of many: the best one of each family, then the next best; in their first order.
-
-    Args:
-        families: of each backbone.
-        bests: its highest number; those without one come last.
-    """
-    ranked = sorted(families, key=lambda name: -bests.get(name, float("-inf")))
-    firsts = {families[name]: name for name in reversed(ranked)}
-    chosen = sorted(ranked, key=lambda name: name not in firsts.values())[:BACKBONES]
-    return [name for name in families if name in chosen]
+def spread(ranked: Sequence[str], count: int) -> list[str]:
+    """So many names at most, at equal distances, the first and the last among them."""
+    if len(ranked) <= count:
+        return list(ranked)
+    places = np.linspace(0, len(ranked) - 1, count).round().astype(int)
+    return [ranked[place] for place in places]
 
 
 def dash(dropped: int, drops: Sequence[int]) -> str | tuple:
@@ -98,17 +104,20 @@ def variants_note(rows: Sequence[Row]) -> str:
     drops = [dropped for dropped in drops_of(rows) if dropped]
     if not drops:
         return ""
-    name = variant_name(next(row.backbone for row in rows if row.dropped == drops[0]), "without top", drops[0])
-    return f"Not solid: without the features of highest variance (as {name}, without {drops[0]})."
+    backbone = next(row.backbone for row in rows if row.dropped == drops[0])
+    names = [variant_name(backbone, "without top", dropped) for dropped in drops]
+    return f"Broken lines: without the features of highest variance ({', '.join(names)} and so on)."
 
 
-def _bests(table: pa.Table) -> dict[str, float]:
-    """The highest number of each backbone by the first deciding measure that the table has."""
+def _means(table: pa.Table) -> dict[str, float]:
+    """The mean of each backbone with all features, by the first deciding measure that the table has."""
+    plain = pc.and_(pc.equal(pc.fill_null(table["dropped"], 0), 0), pc.is_valid(table["value"]))
+    table = table.filter(plain)
     for measure in _DECIDING:
-        rows = table.filter(pc.and_(pc.equal(table["measure"], measure), pc.is_valid(table["value"])))
+        rows = table.filter(pc.equal(table["measure"], measure))
         if len(rows):
-            found = rows.group_by("backbone", use_threads=False).aggregate([("value", "max")])
-            return dict(zip(found["backbone"].to_pylist(), found["value_max"].to_pylist(), strict=True))
+            found = rows.group_by("backbone", use_threads=False).aggregate([("value", "mean")])
+            return dict(zip(found["backbone"].to_pylist(), found["value_mean"].to_pylist(), strict=True))
     return {}
 
 

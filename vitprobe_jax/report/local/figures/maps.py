@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Integer, UInt8
 from matplotlib.colors import hsv_to_rgb, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -13,6 +13,7 @@ from vitprobe_jax.report.figures import style
 from vitprobe_jax.report.figures.painting import Block, Tile, tile_figure
 
 IMAGES = 4
+_FEWEST = 3
 NAMED = 20
 """A legend names so many concepts at most, those with the most pixels."""
 _SIDE = 360  # pixels of a picture's longer side: 1.4 inches at 200 an inch, and some for screens
@@ -42,7 +43,7 @@ def map_colours(ranks: Sequence[int]) -> Float[np.ndarray, "K1 3"]:
 
 def map_figure(
     images: UInt8[np.ndarray, "n H W 3"],
-    maps: Mapping[str, Int[np.ndarray, "n H W"]],
+    maps: Mapping[str, Integer[np.ndarray, "n H W"]],
     names: Sequence[str],
     ranks: Sequence[int],
 ) -> tuple[Figure, list[str]]:
@@ -75,7 +76,7 @@ def map_figure(
     for title, own in shown.items():
         painted = [_painted(image, colours[labels]) for image, labels in zip(images, own, strict=True)]
         blocks.append(Block(title, _tiles(painted)))
-    return tile_figure(blocks, pinned=None, keys=keys), [names[k] for k in present]
+    return tile_figure(blocks, pinned=None, keys=keys, columns=_FEWEST), [names[k] for k in present]
 
 
 def picture_figure(pictures: Mapping[str, UInt8[np.ndarray, "n H W 3"]]) -> Figure:
@@ -83,6 +84,7 @@ def picture_figure(pictures: Mapping[str, UInt8[np.ndarray, "n H W 3"]]) -> Figu
     return tile_figure(
         [Block(title, _tiles([_shrunk(image) for image in own[:IMAGES]])) for title, own in pictures.items()],
         pinned=None,
+        columns=_FEWEST,
     )
 
 
@@ -96,7 +98,7 @@ def _shrunk(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(picture)
 
 
-def _nearest(labels: Int[np.ndarray, "H W"], like: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:
+def _nearest(labels: Integer[np.ndarray, "H W"], like: UInt8[np.ndarray, "h w 3"]) -> Integer[np.ndarray, "h w"]:
     rows, columns = (
         np.arange(wanted) * have // wanted for wanted, have in zip(like.shape[:2], labels.shape, strict=True)
     )

@@ -12,8 +12,9 @@ from matplotlib.patches import Patch
 from vitprobe_jax.report.figures import style
 from vitprobe_jax.report.local.figures.lines import BOUND
 
-_LEFT = 0.42
+_LEFT = 0.3
 _HEIGHT = 0.72  # inches of a panel
+_BOUND_COLOUR = "#D55E00"  # seen on every bar, on light and on dark ground
 _BAR = 0.82  # of the room of a place
 
 
@@ -45,7 +46,7 @@ def stack_figure(
     columns = list(dict.fromkeys(name for row in grid_of_stacks.values() for name in row))
     keys = [Patch(facecolor=colour, label=labels[kind]) for kind, colour in colours.items()]
     if any(stack.bound for row in grid_of_stacks.values() for stack in row.values()):
-        keys.append(Line2D([], [], color=style.INK, linewidth=1.3, linestyle=":", label=BOUND))
+        keys.append(Line2D([], [], color=_BOUND_COLOUR, linewidth=1.6, label=BOUND))
     figure, grid = style.panels(
         len(grid_of_stacks),
         len(columns),
@@ -53,7 +54,7 @@ def stack_figure(
         left=_LEFT,
         bottom=0.24,
         top=0.42,
-        gap=0.14,
+        gap=0.1,
         keys=keys,
     )
     for (name, row), row_of_axes in zip(grid_of_stacks.items(), grid, strict=True):
@@ -89,8 +90,8 @@ def _draw(axes: Axes, stack: Stack, colours: Mapping[str, str]) -> None:
     if stack.bound:
         for place, limit in zip(places, stack.bound, strict=True):
             ends = [place - _BAR / 2 - 0.05, place + _BAR / 2 + 0.05]
-            axes.plot(ends, [limit, limit], color=style.INK, linewidth=1.3, linestyle=":", label=BOUND)
+            axes.plot(ends, [limit, limit], color=_BOUND_COLOUR, linewidth=1.6, label=BOUND)
     axes.set_xticks(places, stack.ticks, parse_math=False)
     axes.tick_params(axis="x", length=0)
-    axes.set_xlim(-0.6, len(places) - 0.4)
+    axes.set_xlim(-0.52, len(places) - 0.48)
     axes.set_ylim(0, 1.02)

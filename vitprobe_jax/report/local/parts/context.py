@@ -12,7 +12,7 @@ from vitprobe_jax.report.local.figures.looks import Looks
 from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
 from vitprobe_jax.report.local.rows import PartTable, Row, backbones_of, features_title, values_by
 from vitprobe_jax.report.local.tables import Column, Entry, Table, every_cell, number_table
-from vitprobe_jax.report.sentences import number
+from vitprobe_jax.report.sentences import listed, number
 
 MEANS = {"mean_r2": "mean over all concepts", "mean_r2_commonest": "mean over the commonest concepts"}
 
@@ -38,21 +38,20 @@ def _answer(rows: Sequence[Row]) -> Answer:
     means = [row for row in rows if row.measure == measure]
     plain = answers.standings([row for row in means if row.features == "all"] or means)
     best = answers.leader(plain)
-    said = [
-        answers.leads(
-            plain, "With all features, from the central patch", f"an R2 of each concept's share ({MEANS[measure]})"
-        )
-    ]
+    lead = answers.leads(plain, "With all features, from the central patch", f"an R2 ({MEANS[measure]})")
     of = {(row.features, row.dropped): row.value for row in means if row.backbone == best.backbone}
-    others = [f"{number(of[one])} {features_title(*one)}" for one in _choices(means) if one != ("all", 0) and one in of]
-    if others:
-        said.append(f"{best.backbone}: {', '.join(others)}.")
+    others = [
+        f"{number(of[one])} {'with ' if one[0] == 'only top' else ''}{features_title(*one)}"
+        for one in _choices(means)
+        if one != ("all", 0) and one in of
+    ]
+    said = [caption(lead, f"Of that, {best.backbone} keeps {listed(others)}." if others else "")]
     return Answer(number(best.value), best.name, f"R2, {MEANS[measure]}", said)
 
 
 def _figure(part: PartTable, rows: Sequence[Row]) -> Illustration:
     panels = {
-        label: {
+        label.removeprefix("mean over "): {
             (row.backbone, features_title(row.features, row.dropped)): row.value for row in rows if row.measure == name
         }
         for name, label in MEANS.items()
@@ -67,7 +66,7 @@ def _figure(part: PartTable, rows: Sequence[Row]) -> Illustration:
     return illustration(
         part,
         "means",
-        dot_figure(panels, backbones_of(rows), series, "R2"),
+        dot_figure(panels, backbones_of(rows), series, "mean R2"),
         title="R2 of each concept's share of the image, from the central patch",
         caption=caption(
             "Ridge regression fitted to the training draw, R2 over the held-out images; 0 is what the mean share reaches.",

@@ -10,7 +10,7 @@ from vitprobe_jax.report.local.figures.lines import Panel, line_figure, over
 from vitprobe_jax.report.local.figures.looks import variants_note
 from vitprobe_jax.report.local.parts.patches import count_words, draw_words, main_methods
 from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, drops_of, method_title, methods_of, values_by
+from vitprobe_jax.report.local.rows import PartTable, Row, drops_of, method_title, methods_of, told_by, values_by
 from vitprobe_jax.report.local.tables import Column, Table, every_cell, number_table, variant_entries
 from vitprobe_jax.report.sentences import number
 
@@ -36,18 +36,17 @@ def _answer(scores: Sequence[Row], lost: Sequence[Row]) -> Answer:
         method = main_methods(scores)[0]
         found = answers.standings([row for row in scores if row.method == method])
         best = answers.leader(found)
-        said = answers.leads(found, f"On clean images, by {method_title(method)}", "an mIoU")
-        return Answer(number(best.value), best.name, f"mIoU by {method_title(method)}", [said])
+        said = answers.leads(found, f"On clean images, {told_by(method)}", "an mIoU")
+        return Answer(number(best.value), best.name, f"mIoU {told_by(method)}", [said])
     sentences, best = [], None
     for method in main_methods(lost):
         found = answers.standings([row for row in lost if row.method == method])
         best = best or answers.leader(found, lower=True)
-        by = f"by {method_title(method)}" if "nn" in method else "by a linear probe"
         what = "a mean relative drop of the mIoU"
-        sentences.append(answers.leads(found, f"Over all kinds and levels, {by}", what, lower=True))
-        sentences.append(answers.changes(found, f"the mean relative drop {by}"))
-    what = f"mean relative drop of the mIoU by {method_title(main_methods(lost)[0])}"
-    return Answer(number(best.value), best.name, what, [said for said in sentences if said])
+        lead = answers.leads(found, f"Over all kinds and levels, {told_by(method)}", what, lower=True)
+        sentences.append(caption(lead, answers.changes(found, "that drop")))
+    what = f"mean relative drop of the mIoU {told_by(main_methods(lost)[0])}"
+    return Answer(number(best.value), best.name, what, sentences)
 
 
 def _kinds(rows: Sequence[Row]) -> list[str]:
@@ -65,7 +64,7 @@ def _figure(part: PartTable, method: str, scores: Sequence[Row], lost: Sequence[
         part,
         slug(method),
         line_figure(panels, sources.looks.keys(scores), columns=max(len(_kinds(scores)), 1)),
-        title=f"mIoU of corrupted images by {method_title(method)}, and its relative drop",
+        title=f"mIoU of corrupted images {told_by(method)}, and its relative drop",
         caption=caption(
             f"{draw_words(scores)}, all of them clean; {count_words(scores)}. Relative drop: the share of the clean images' "
             "mIoU that is lost. Blur and noise: standard deviations in pixels and in grey levels of 255. Frequency bands: "

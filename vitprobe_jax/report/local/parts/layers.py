@@ -14,7 +14,7 @@ from vitprobe_jax.report.local.figures.lines import Line, Panel, line_figure
 from vitprobe_jax.report.local.figures.looks import MARKERS
 from vitprobe_jax.report.local.parts.patches import count_words, draw_words
 from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, method_title, methods_of, values_by, variants_of
+from vitprobe_jax.report.local.rows import PartTable, Row, methods_of, told_by, values_by, variants_of
 from vitprobe_jax.report.local.tables import Column, Table, number_table, variant_entries
 from vitprobe_jax.report.sentences import number
 
@@ -59,7 +59,7 @@ def _answer(means: Sequence[Row], method: str) -> Answer:
     best_rows = [row for row in means if _peak(curves[row.backbone, row.dropped])[0] == row.layer]
     found = answers.standings(best_rows)
     best = answers.leader(found)
-    said = [answers.leads(found, f"Each at its best block, by {method_title(method)}", "an mIoU")]
+    said = [answers.leads(found, f"Each at its best block, {told_by(method)}", "an mIoU")]
     plain = {names[variant]: curve for variant, curve in curves.items() if variant[1] == 0}
     early = {name: _peak(curve)[0] for name, curve in plain.items() if _peak(curve)[0] < curve[-1][0]}
     if not early:
@@ -70,7 +70,7 @@ def _answer(means: Sequence[Row], method: str) -> Answer:
     else:
         said.append(f"{len(early)} of {len(plain)} backbones are best before their last block.")
     block = _peak(curves[best.backbone, best.dropped])[0]
-    return Answer(number(best.value), best.name, f"mIoU by {method_title(method)} at block {block}", said)
+    return Answer(number(best.value), best.name, f"mIoU {told_by(method)} at block {block}", said)
 
 
 def _figure(
@@ -98,7 +98,7 @@ def _figure(
         part,
         "blocks",
         line_figure(panels, keys, columns=min(3, max(2, len(panels)))),
-        title=f"IoU of concepts over the blocks, by {method_title(method)}",
+        title=f"IoU of concepts over the blocks, {told_by(method)}",
         caption=caption(
             f"{draw_words(means)}; {count_words(means)}. The {len(named)} concepts with the most of these pixels, and the "
             "mean over all. The final norm is applied at every block.",

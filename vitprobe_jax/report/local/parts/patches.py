@@ -1,5 +1,6 @@
 """Part patches: what a patch shows, over sizes of the training draw, with pictures (Figs 1 and 13, Tables 2 and 5)."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ from vitprobe_jax.report.local.rows import (
     methods_of,
     shots_of,
     shots_title,
+    told_by,
     values_by,
     variant_name,
     variants_of,
@@ -30,6 +32,8 @@ from vitprobe_jax.report.local.rows import (
 from vitprobe_jax.report.local.tables import Column, Entry, Table, every_cell, number_table, variant_entries
 from vitprobe_jax.report.sentences import listed, number
 
+PICTURED = 4
+"""Backbones whose predictions are shown at most: each takes two lines of photographs."""
 TILINGS = {"tiles": "tiles", "whole": "whole images"}
 
 
@@ -40,14 +44,16 @@ def view(part: PartTable, sources: Sources) -> PartView:
     shown = [row for row in rows if row.tiling == tilings[0]]
     largest = shots_of(shown)[-1]
     last = [row for row in shown if row.shots == largest]
-    pictures = [one for method in main_methods(last) if (one := _predictions(part, sources, last, method))]
+    few = dataclasses.replace(sources, looks=sources.looks.fewer(PICTURED))
+    pictures = [one for method in main_methods(last) if (one := _predictions(part, few, last, method))]
     tables = [
         _sizes_table(shown, part.rows("pixel_accuracy", tiling=tilings[0], shots=largest)),
         *_tiling_table([row for row in rows if row.shots == largest], tilings),
         *concept_tables(
             part.rows("iou", tiling=tilings[0], shots=largest, method=methods_of(last)[0]),
             sources.looks,
-            f"IoU by {method_title(methods_of(last)[0])}, from {shots_title(largest)}",
+            f"IoU {told_by(methods_of(last)[0])}, from {shots_title(largest)}",
+            folded=True,
         ),
         *every_cell(part, "miou", "mIoU", tiling=tilings[0], shots=largest),
     ]
@@ -68,11 +74,9 @@ def answer(rows: Sequence[Row]) -> Answer:
     for method in main_methods(rows):
         found = answers.standings([row for row in rows if row.method == method])
         best = best or answers.leader(found)
-        by = f"by {method_title(method)}" if "nn" in method else "by a linear probe"
-        sentences.append(answers.leads(found, f"From {shots_title(rows[0].shots)}, {by}", "an mIoU"))
-        sentences.append(answers.changes(found, f"the mIoU {by}"))
-    what = f"mIoU by {method_title(main_methods(rows)[0])}"
-    return Answer(number(best.value), best.name, what, [said for said in sentences if said])
+        lead = answers.leads(found, f"From {shots_title(rows[0].shots)}, {told_by(method)}", "an mIoU")
+        sentences.append(caption(lead, answers.changes(found, "that mIoU")))
+    return Answer(number(best.value), best.name, f"mIoU {told_by(main_methods(rows)[0])}", sentences)
 
 
 def _sizes_table(rows: Sequence[Row], accuracies: Sequence[Row]) -> Table:
@@ -85,10 +89,12 @@ def _sizes_table(rows: Sequence[Row], accuracies: Sequence[Row]) -> Table:
         exact = values_by([row for row in accuracies if row.method == method], "backbone", "dropped")
         values |= {(*place, "pixels"): value for place, value in exact.items()}
         entries += variant_entries(own, values, [(size,) for size in sizes] + [("pixels",)], method_title(method))
-    columns = [Column(f"mIoU, {shots_title(size)}") for size in sizes] + [
-        Column(f"Pixel accuracy, {shots_title(sizes[-1])}")
-    ]
-    note = "Held against every annotated pixel of the held-out images. Bold: the best of each method."
+    drawn = [f"from {size or 'all'}" for size in sizes]
+    columns = [Column(f"mIoU {one}") for one in drawn] + [Column(f"Pixel accuracy {drawn[-1]}")]
+    note = (
+        "From so many images of each city, class or kind of tile; held against every annotated pixel of the held-out "
+        "images. Bold: the best of each method."
+    )
     return number_table("mIoU by method", "Backbone", columns, entries, note=note, best_in_group=True)
 
 
@@ -130,7 +136,7 @@ def _sizes_figure(part: PartTable, rows: Sequence[Row], sources: Sources) -> Ill
         )
         for method in methods
     ]
-    last = {f"{row.variant} by {method_title(row.method)}": row.value for row in shown if row.shots == sizes[-1]}
+    last = {f"{row.variant} {told_by(row.method)}": row.value for row in shown if row.shots == sizes[-1]}
     return illustration(
         part,
         "sizes",
@@ -160,9 +166,7 @@ def _one_size_figure(part: PartTable, rows: Sequence[Row]) -> Illustration:
         dot_figure(panels, backbones_of(rows), series, "mIoU"),
         title=f"mIoU from {shots_title(rows[0].shots)}, {TILINGS[rows[0].tiling]}",
         caption=f"{draw_words(rows)}; {count_words(rows)}. Figure 1 of the paper.",
-        alt=answers.numbers_in_words(
-            {f"{row.variant} by {method_title(row.method)}": row.value for row in rows}, "mIoU"
-        ),
+        alt=answers.numbers_in_words({f"{row.variant} {told_by(row.method)}": row.value for row in rows}, "mIoU"),
     )
 
 
@@ -208,7 +212,7 @@ def _predictions(part: PartTable, sources: Sources, rows: Sequence[Row], method:
         part,
         f"predictions_{slug(method)}",
         figure,
-        title=f"What patches are taken for by {method_title(method)}",
+        title=f"What patches are taken for {told_by(method)}",
         caption=caption(
             f"The first held-out images, from {shots_title(rows[0].shots)}; every pixel has the concept of its patch.",
             unnamed,

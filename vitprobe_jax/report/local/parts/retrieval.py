@@ -1,15 +1,17 @@
 """Part retrieval: which patch the patch of a transformed image finds (Figs 5, 6 and 11)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vitprobe_jax.metrics.retrieval import OUTCOMES
 from vitprobe_jax.report.figures.illustration import Illustration, caption, slug
 from vitprobe_jax.report.figures.wording import capitalised
 from vitprobe_jax.report.local import answers
 from vitprobe_jax.report.local.answers import Answer
+from vitprobe_jax.report.local.figures.looks import Looks
 from vitprobe_jax.report.local.figures.stacks import Stack, stack_figure
+from vitprobe_jax.report.local.parts.patches import PICTURED
 from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, method_title, methods_of, values_by, variants_of
+from vitprobe_jax.report.local.rows import PartTable, Row, method_title, values_by, variants_of
 from vitprobe_jax.report.local.tables import Column, Entry, Table, every_cell, number_table, variant_entries
 from vitprobe_jax.report.sentences import number
 
@@ -26,44 +28,44 @@ LABELS = {
 COLOURS = dict(zip(OUTCOMES, ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#808080", "#C8C8C8"), strict=True))
 
 
+FOUND = {"1-nn": "same_patch", "1-nn other images": "same_fine"}
+"""What counts as found: with the patch's own image excluded, none can be the patch itself."""
+
+
 def view(part: PartTable, sources: Sources) -> PartView:
     """The part on one data set."""
-    rows = part.rows(*OUTCOMES)
-    bounds = part.rows("upper_bound")
-    methods = methods_of(rows)
-    illustrations = [_figure(part, method, rows, bounds, sources) for method in methods]
-    tables = [_summary(method, [row for row in rows if row.method == method], bounds) for method in methods]
-    tables += [_levels(method, [row for row in rows if row.method == method]) for method in methods]
-    tables += every_cell(part, "same_patch", "share of patches that find themselves", method=methods[0])
-    return PartView(_answer(rows, methods), illustrations, tables)
+    rows, bounds = part.rows(*OUTCOMES), part.rows("upper_bound")
+    by_method = {method: [row for row in rows if row.method == method] for method in FOUND}
+    by_method = {method: own for method, own in by_method.items() if own}
+    few = sources.looks.fewer(PICTURED)
+    illustrations = [_figure(part, method, own, bounds, few) for method, own in by_method.items()]
+    tables = [
+        _found_table(by_method, bounds),
+        *(_outcome_table(method, own) for method, own in by_method.items()),
+        *(_level_table(method, own) for method, own in by_method.items()),
+        *every_cell(part, "same_patch", "share of patches that find themselves", method="1-nn"),
+    ]
+    return PartView(_answer(by_method), illustrations, tables)
 
 
-def _found(method: str) -> tuple[str, ...]:
-    """The outcomes that count as found: with the own image excluded, none can be the patch itself."""
-    return ("same_fine",) if "other" in method else ("same_patch",)
-
-
-def _answer(rows: Sequence[Row], methods: Sequence[str]) -> Answer:
-    said, best, what = [], None, ""
-    for method in methods:
-        changed = [row for row in rows if row.method == method and row.setting != IDENTITY]
-        own = [row for row in changed if row.measure in _found(method)]
-        if not own:
-            continue
-        found = answers.standings(own)
+def _answer(by_method: Mapping[str, Sequence[Row]]) -> Answer:
+    said, card = [], None
+    for method, rows in by_method.items():
+        own = [row for row in rows if row.measure == FOUND[method]]
+        changed = [row for row in own if row.setting != IDENTITY]
+        over = "Over all transformations" if changed else "Without any transformation"
+        found = answers.standings(changed or own)
         if "other" in method:
-            said.append(answers.leads(found, "Among the patches of other images", "a share that finds its own concept"))
+            said.append(
+                answers.leads(found, f"{over}, in other images", "a share of patches that find their own concept")
+            )
         else:
-            said.append(answers.leads(found, "Over all transformations", "a share of patches that find themselves"))
-            said.append(answers.changes(found, "that share"))
-        if best is None:
-            best, what = answers.leader(found), LABELS[own[0].measure]
-    if best is None:
-        best, what = (
-            answers.leader(answers.standings([row for row in rows if row.measure == rows[0].measure])),
-            "untransformed",
-        )
-    return Answer(number(best.value), best.name, f"share of patches that find {what}", [text for text in said if text])
+            lead = answers.leads(found, over, "a share of patches that find themselves")
+            said.append(caption(lead, answers.changes(found, "that share")))
+        if card is None:
+            best = answers.leader(found)
+            card = number(best.value), best.name, f"share of patches that find {LABELS[FOUND[method]]}"
+    return Answer(*card, said)
 
 
 def _kinds(rows: Sequence[Row]) -> list[str]:
@@ -71,8 +73,8 @@ def _kinds(rows: Sequence[Row]) -> list[str]:
     return [kind for kind in KINDS if kind in present] or [IDENTITY]
 
 
-def _figure(part: PartTable, method: str, rows: Sequence[Row], bounds: Sequence[Row], sources: Sources) -> Illustration:
-    rows = [row for row in sources.looks.shown(rows) if row.method == method]
+def _figure(part: PartTable, method: str, rows: Sequence[Row], bounds: Sequence[Row], looks: Looks) -> Illustration:
+    rows = looks.shown(rows)
     shares = values_by(rows, "backbone", "dropped", "setting", "level", "measure")
     limits = values_by([row for row in bounds if row.method == method], "backbone", "dropped", "setting", "level")
     present = [measure for measure in OUTCOMES if any(row.measure == measure and row.value for row in rows)]
@@ -81,7 +83,7 @@ def _figure(part: PartTable, method: str, rows: Sequence[Row], bounds: Sequence[
         own = [row for row in rows if (row.backbone, row.dropped) == variant]
         grid[name] = {kind: _stack(variant, kind, own, present, shares, limits) for kind in _kinds(own)}
     excluded = "; the patches of its own image do not count" if "other" in method else ""
-    alt = {f"{row.variant} {row.setting} {row.level:g}": row.value for row in rows if row.measure in _found(method)}
+    alt = {f"{row.variant} {row.setting} {row.level:g}": row.value for row in rows if row.measure == FOUND[method]}
     return illustration(
         part,
         slug(method),
@@ -93,10 +95,10 @@ def _figure(part: PartTable, method: str, rows: Sequence[Row], bounds: Sequence[
             "untransformed images. Shifts are in pixels along both axes, rotations in degrees, blur and noise by their "
             "deviation.",
             "Upper bound: the share whose counterpart can be told at all." if limits else "",
-            sources.looks.note,
+            looks.note,
             "Figure 11 of the paper." if "other" in method else "Figures 5 and 6 of the paper.",
         ),
-        alt=answers.numbers_in_words(alt, f"Shares that find {LABELS[_found(method)[0]]}"),
+        alt=answers.numbers_in_words(alt, f"Shares that find {LABELS[FOUND[method]]}"),
     )
 
 
@@ -107,41 +109,45 @@ def _stack(variant, kind, rows, present, shares, limits) -> Stack:
     places += [(kind, level) for level in levels]
     values = {measure: [shares.get((*variant, *place, measure), 0.0) for place in places] for measure in present}
     bound = [limits[*variant, *place] for place in places if (*variant, *place) in limits]
-    ticks = ["=" if setting == IDENTITY else f"{level:g}" for setting, level in places]
+    ticks = ["=" if setting == IDENTITY else f"{level:g}".removeprefix("0") or "0" for setting, level in places]
     return Stack(ticks, values, bound if len(bound) == len(places) else ())
 
 
-def _summary(method: str, rows: Sequence[Row], bounds: Sequence[Row]) -> Table:
-    entries = []
+def _found_table(by_method: Mapping[str, Sequence[Row]], bounds: Sequence[Row]) -> Table:
+    settings, entries = _settings(row for own in by_method.values() for row in own), []
+    for method, rows in by_method.items():
+        own = [row for row in rows if row.measure == FOUND[method]]
+        values = values_by(own, "backbone", "dropped", "setting")
+        group = capitalised(LABELS[FOUND[method]]) + (", own image excluded" if "other" in method else "")
+        entries += variant_entries(own, values, [(setting,) for setting in settings], group)
+        limits = values_by([row for row in bounds if row.method == method], "setting")
+        if limits:
+            # A bound is no contender, as a control is none.
+            numbers = [limits.get((setting,)) for setting in settings]
+            entries.append(Entry("upper bound", numbers, untrained=True, group=group, label_is_name=False))
+    columns = [Column("none" if setting == IDENTITY else setting) for setting in settings]
+    note = "Shares of the asked patches, means over the levels of each kind of transformation."
+    return number_table("What is found again", "Backbone", columns, entries, note=note, best_in_group=True)
+
+
+def _outcome_table(method: str, rows: Sequence[Row]) -> Table:
+    settings, entries = _settings(rows), []
     for measure in OUTCOMES:
         own = [row for row in rows if row.measure == measure]
-        if not any(row.value for row in own):
-            continue
-        values = values_by(own, "backbone", "dropped", "setting")
-        entries += variant_entries(own, values, [(kind,) for kind in _settings(rows)], capitalised(LABELS[measure]))
-    limits = values_by([row for row in bounds if row.method == method], "setting")
-    if limits:
-        entries.append(
-            Entry(
-                "any",
-                [limits.get((kind,)) for kind in _settings(rows)],
-                group="Upper bound of the same patch",
-                label_is_name=False,
-            )
-        )
+        values, places = values_by(own, "backbone", "dropped", "setting"), [(setting,) for setting in settings]
+        entries += variant_entries(own, values, places, capitalised(LABELS[measure]))
     # Of most outcomes neither more nor less is better.
-    columns = [Column("none" if kind == IDENTITY else kind, "") for kind in _settings(rows)]
-    note = "Shares of the asked patches, means over the levels of each kind of transformation."
-    return number_table(f"What is found, by {method_title(method)}", "Backbone", columns, entries, note=note)
+    columns = [Column("none" if setting == IDENTITY else setting, "") for setting in settings]
+    return number_table(f"All that is found, by {method_title(method)}", "Backbone", columns, entries, folded=True)
 
 
-def _settings(rows: Sequence[Row]) -> list[str]:
+def _settings(rows: Iterable[Row]) -> list[str]:
     present = {row.setting for row in rows}
     return [kind for kind in (IDENTITY, *KINDS) if kind in present]
 
 
-def _levels(method: str, rows: Sequence[Row]) -> Table:
-    (measure,) = _found(method)
+def _level_table(method: str, rows: Sequence[Row]) -> Table:
+    measure = FOUND[method]
     own = [row for row in rows if row.measure == measure]
     places = [
         (kind, level) for kind in _settings(rows) for level in sorted({row.level for row in own if row.setting == kind})

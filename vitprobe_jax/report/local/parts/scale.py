@@ -34,13 +34,13 @@ def _answer(rows: Sequence[Row]) -> Answer:
     for pool in _pools(own):
         found = answers.standings([row for row in own if row.name == pool])
         where = f"Over all distances, by {method_title(method)} of {POOLS[pool]}"
-        sentences.append(answers.leads(found, where, "an accuracy"))
-        sentences.append(answers.changes(found, f"the accuracy of {POOLS[pool]}"))
+        lead = answers.leads(found, where, "an accuracy")
+        sentences.append(caption(lead, answers.changes(found, "that accuracy")))
         leader = answers.leader(found)
         if best is None or leader.value > best.value:
             best, name = leader, POOLS[pool]
     what = f"accuracy by {method_title(method)} of {name}, mean over distances"
-    return Answer(number(best.value), best.name, what, [said for said in sentences if said])
+    return Answer(number(best.value), best.name, what, sentences)
 
 
 def _figure(part: PartTable, rows: Sequence[Row], sources: Sources) -> Illustration:

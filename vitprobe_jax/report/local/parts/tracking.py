@@ -42,10 +42,10 @@ def _answer(rows: Sequence[Row]) -> Answer:
         found = answers.standings([row for row in far if row.tiling == tiling])
         best = best or answers.leader(found)
         where = f"{gap:g} frame{'' if gap == 1 else 's'} later, by patches of {TILINGS[tiling]}"
-        sentences.append(answers.leads(found, where, "a share of objects found again"))
-        sentences.append(answers.changes(found, f"that share (by {TILINGS[tiling]})"))
+        lead = answers.leads(found, where, "a share of objects found again")
+        sentences.append(caption(lead, answers.changes(found, "that share")))
     what = f"share of objects found again {gap:g} frame{'' if gap == 1 else 's'} later"
-    return Answer(number(best.value), best.name, what, [said for said in sentences if said])
+    return Answer(number(best.value), best.name, what, sentences)
 
 
 def _figure(part: PartTable, rows: Sequence[Row], bounds: Sequence[Row], sources: Sources) -> Illustration:

@@ -2,15 +2,16 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vitprobe_jax.report.figures.illustration import Illustration, caption
+from vitprobe_jax.report.figures.wording import capitalised
 from vitprobe_jax.report.local import answers
 from vitprobe_jax.report.local.answers import Answer
 from vitprobe_jax.report.local.figures.lines import Line, Panel, line_figure
 from vitprobe_jax.report.local.parts.patches import count_words, draw_words, main_methods
 from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, backbones_of, method_title, methods_of, values_by
+from vitprobe_jax.report.local.rows import PartTable, Row, backbones_of, method_title, methods_of, told_by, values_by
 from vitprobe_jax.report.local.tables import Column, Entry, Table, number_table
 from vitprobe_jax.report.sentences import listed, number
 
@@ -29,38 +30,57 @@ def view(part: PartTable, sources: Sources) -> PartView:
 
 
 def _answer(spectrum: Sequence[Row], curves: Sequence[Row], overlaps: Sequence[Row]) -> Answer:
-    said, value, holder, what = [], "", "", ""
-    for method in main_methods(curves):
-        gains = {backbone: _best(own) for backbone, own in _curves(curves, method).items()}
-        backbone, (removed, first, best) = max(gains.items(), key=lambda one: one[1][2] - one[1][1])
-        by = method_title(method) if "nn" in method else "a linear probe"
-        if removed:
-            said.append(
-                f"By {by}, {backbone} gains most from leaving out features of high variance: its mIoU is {number(first)} "
-                f"with all of them and {number(best)} without the top {removed}, its best."
-            )
-        else:
-            said.append(f"By {by}, no backbone gains from leaving out features of high variance.")
-        if not value:
-            what = f"mIoU by {by}: from all features to the best choice of them"
-            value, holder = f"{number(first)} to {number(best)}", backbone
     ratios = {name: highest / median for name, (highest, _, median, _) in _spectra(spectrum).items() if median > 0}
-    if ratios:
-        ranked = sorted(ratios, key=lambda name: -ratios[name])
-        named = ranked if len(ranked) <= _SPELLED_OUT else [ranked[0], ranked[-1]]
-        each = listed([f"{_times(ratios[name])} in {name}" for name in named])
-        said.append(f"The highest variance of a feature is {each} the median.")
-        if not value:
-            value, holder, what = _times(ratios[ranked[0]]), ranked[0], "highest variance over the median"
+    said = [_gain_sentence(curves, method) for method in main_methods(curves)]
+    said += [one for one in (_ratio_sentence(ratios), _overlap_sentence(overlaps)) if one]
+    if curves:
+        method = main_methods(curves)[0]
+        backbone, removed, first, best = _most_gained(curves, method)
+        what = f"mIoU {told_by(method)} gained without the top {removed}" if removed else "mIoU gained, at most"
+        return Answer(f"+{number(best - first)}", backbone, what, said)
+    name = max(ratios, key=ratios.get, default="")
+    return Answer(_times(ratios[name]) if name else "", name, "highest variance of a feature over the median", said)
+
+
+def _most_gained(curves: Sequence[Row], method: str) -> tuple[str, int, float, float]:
+    """The backbone, trained if there is any, that gains most; how many to leave out, and the mIoU before and after."""
+    trained = [row for row in curves if not row.untrained] or curves
+    bests = {backbone: _best(curve) for backbone, curve in _curves(trained, method).items()}
+    backbone = max(bests, key=lambda name: bests[name][2] - bests[name][1])
+    return backbone, *bests[backbone]
+
+
+def _gain_sentence(curves: Sequence[Row], method: str) -> str:
+    backbone, removed, first, best = _most_gained(curves, method)
+    by = capitalised(told_by(method))
+    if not removed:
+        return f"{by}, leaving out features of high variance helps no backbone."
+    most = " most" if len(backbones_of(curves)) > 1 else ""
+    return (
+        f"{by}, leaving out features of high variance helps {backbone}{most}: its mIoU is {number(first)} with all of them "
+        f"and {number(best)} without the top {removed}, its best."
+    )
+
+
+def _ratio_sentence(ratios: Mapping[str, float]) -> str:
+    ranked = sorted(ratios, key=lambda name: -ratios[name])
+    if not ranked:
+        return ""
+    first, *others = ranked if len(ranked) <= _SPELLED_OUT else [ranked[0], ranked[-1]]
+    each = [f"{_times(ratios[first])} the median in {first}", *(f"{_times(ratios[name])} in {name}" for name in others)]
+    return f"The highest variance of a feature is {listed(each)}."
+
+
+def _overlap_sentence(overlaps: Sequence[Row]) -> str:
     shared = [row for row in overlaps if row.setting == "other data set"]
-    if shared:
-        low = min(shared, key=lambda row: row.value)
-        at_least = "" if len(shared) == 1 else "at least "
-        said.append(
-            f"Data sets agree on which they are: {at_least}{round(low.value * low.dropped)} of the top {low.dropped} are "
-            f"the same ({low.backbone}, {low.dataset} and {low.name})."
-        )
-    return Answer(value, holder, what, said)
+    if not shared:
+        return ""
+    low = min(shared, key=lambda row: row.value)
+    at_least = "" if len(shared) == 1 else "at least "
+    return (
+        f"Data sets agree on which they are: {at_least}{round(low.value * low.dropped)} of the top {low.dropped} are the "
+        f"same ({low.backbone}, {low.dataset} and {low.name})."
+    )
 
 
 def _times(ratio: float) -> str:
@@ -112,7 +132,7 @@ def _figure(part: PartTable, spectrum: Sequence[Row], curves: Sequence[Row], sou
         lines = [Line(name, marks[name], "-", own) for name, own in _curves(shown, method).items()]
         panels.append(Panel(method_title(method), "features left out", "mIoU", lines, symlog=True))
         bests = {f"{name} without {_best(own)[0]}": _best(own)[2] for name, own in _curves(shown, method).items()}
-        said.append(answers.numbers_in_words(bests, f"Best mIoU by {method_title(method)}"))
+        said.append(answers.numbers_in_words(bests, f"Best mIoU {told_by(method)}"))
     how = f"{draw_words(curves)}; {count_words(curves)}." if curves else ""
     return illustration(
         part,
@@ -172,7 +192,7 @@ def _overlap_tables(rows: Sequence[Row]) -> list[Table]:
         Entry(backbone, [shared.get((backbone, *other)) for other in others], backbone, untrained[backbone])
         for backbone in backbones_of(rows)
     ]
-    columns = [Column(f"of {dropped}, with {name or 'BatchNorm'}", "", 0) for dropped, _, name in others]
+    columns = [Column(f"Of the top {dropped}, with {name or 'BatchNorm'}", "", 0) for dropped, _, name in others]
     note = (
         "Of the features of highest variance, how many are the same by another data set, or by the running variance of a "
         "linear probe's BatchNorm, which only sees patches that carry a concept. Section 6 of the paper."

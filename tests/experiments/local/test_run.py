@@ -1,0 +1,136 @@
+"""The study end to end on small drawn trees: every part, resumed, on one device or eight; bad input in one line."""
+
+import dataclasses
+
+import pytest
+from absl import flags
+
+from experiments.local import run as runs
+from experiments.local.config import PARTS, define_local_flags, local_config
+from experiments.local.run import run_local
+from tests.data.cityscapes_tree import write_cityscapes
+from tests.data.class_tree import write_classes
+from tests.data.mot17_tree import write_mot17
+from vitprobe_jax.errors import InputError
+from vitprobe_jax.metrics.measurements import MEASUREMENTS
+from vitprobe_jax.metrics.results import read_table
+
+SMALL = (
+    "--backbones=untrained_dino_tiny",
+    "--image_size=32",
+    "--tile=64",
+    "--drop_features=0,8",
+    "--images_per_group=1,2",
+    "--val_images_per_group=2",
+    "--corruptions=noise",
+    "--transformations=shift",
+    "--methods=knn",
+    "--gaps=1,2",
+)
+
+
+def make_config(*arguments):
+    values = flags.FlagValues()
+    define_local_flags(values)
+    values(["local", *SMALL, *arguments])
+    return local_config(values)
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory):
+    return write_cityscapes(tmp_path_factory.mktemp("data") / "streets")
+
+
+@pytest.fixture(scope="module")
+def trees(streets):
+    people = write_mot17(streets.parent / "people", seed=0)
+    scenes = write_classes(streets.parent / "scenes", seed=0, train=2, val=1, size=32)
+    return f"--dataset=cityscapes:{streets},mot17:{people},imagefolder:{scenes}"
+
+
+@pytest.fixture
+def without_page(monkeypatch):
+    """Figures take longer than a small study; `test_every_part` has its page."""
+    monkeypatch.setattr(runs, "write_local_report", lambda out: out / "none.html")
+
+
+def rows_of(config):
+    return read_table(config.out / "results.parquet", MEASUREMENTS).to_pylist()
+
+
+@pytest.mark.slow
+def test_every_part_measures_or_says_why_not(trees, tmp_path):
+    config = make_config(trees, f"--out={tmp_path / 'out'}")
+    report = run_local(config)
+    rows = rows_of(config)
+    assert {row["part"] for row in rows} == set(PARTS)
+    assert {row["study"] for row in rows} == {"local"}
+    measured = {row["part"] for row in rows if row["skipped"] is None}
+    assert measured == set(PARTS) - {"reconstruction"}
+    reasons = {row["skipped"] for row in rows if row["part"] == "reconstruction"}
+    assert all("no decoder" in reason for reason in reasons)
+    page = report.read_text()
+    for part in ("patches", "retrieval", "tracking"):
+        assert f'id="{part}"' in page
+
+
+def test_what_was_stopped_ends_in_the_same_bytes(streets, tmp_path, monkeypatch, without_page):
+    arguments = (f"--dataset=cityscapes:{streets}", "--parts=patches,layers")
+    whole = make_config(*arguments, f"--out={tmp_path / 'whole'}")
+    run_local(whole)
+    stopped = make_config(*arguments, f"--out={tmp_path / 'stopped'}")
+    layers = runs.PARTS["layers"]
+
+    def stop(bench, cell, cells):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(runs.PARTS, "layers", dataclasses.replace(layers, measure=stop))
+    with pytest.raises(KeyboardInterrupt):
+        run_local(stopped)
+    assert len(list(stopped.out.glob("cells/*/*_patches_*.parquet"))) == 1
+    with pytest.raises(InputError, match="add --resume"):
+        run_local(stopped)
+    monkeypatch.setitem(runs.PARTS, "layers", layers)
+    monkeypatch.setitem(runs.PARTS, "patches", dataclasses.replace(runs.PARTS["patches"], measure=stop))
+    run_local(dataclasses.replace(stopped, resume=True))
+    assert (stopped.out / "results.parquet").read_bytes() == (whole.out / "results.parquet").read_bytes()
+
+
+@pytest.mark.slow
+def test_one_device_gives_what_eight_give(streets, tmp_path, without_page):
+    arguments = (f"--dataset=cityscapes:{streets}", "--parts=patches", "--methods=knn,linear")
+    tables = []
+    for mesh in (1, 8):
+        config = make_config(*arguments, f"--mesh={mesh}", f"--out={tmp_path / str(mesh)}")
+        run_local(config)
+        tables.append((config.out / "results.parquet").read_bytes())
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--drop_features=0,500",), "--drop_features: 500 features cannot be left out: untrained_dino_tiny has"),
+        (("--parts=patches,track",), "--parts: 'track' unknown; choose from patches, variance"),
+        (("--parts=tracking",), "--parts: tracking finds nothing to measure on in cityscapes:streets; add"),
+        (("--patches_per_image=4",), "--patches_per_image: the local study needs every patch"),
+        (("--neighbours=201",), "--neighbours: must be at most 200"),
+        (("--gsds=near",), "--gsds: 'near' is no number of metres"),
+        (("--whole_size=30x40", "--tiling=whole", "--parts=layers"), "--image_size: 30x40 is no multiple of the patch size"),
+        (("--dataset=cityscapes:nowhere",), "nowhere is not a folder"),
+        (("--images_per_group=2,2",), "--images_per_group: a number stands twice"),
+    ],
+)
+def test_bad_input_ends_in_one_line(streets, tmp_path, without_page, arguments, words):
+    with pytest.raises(InputError) as refused:
+        run_local(make_config(f"--dataset=cityscapes:{streets}", f"--out={tmp_path / 'out'}", *arguments))
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_groups_with_too_few_images_are_told(streets, tmp_path, without_page):
+    config = make_config(
+        f"--dataset=cityscapes:{streets}", "--parts=layers", "--images_per_group=50", f"--out={tmp_path / 'out'}"
+    )
+    run_local(config)
+    assert "fewer images than --images_per_group asks for" in (config.out / "run.json").read_text()

@@ -1,0 +1,54 @@
+"""One page of every part, drawn once; results folders; pages whose figures are not drawn, since they take seconds."""
+
+import dataclasses
+
+import pytest
+
+from tests.report.local.made import Made, write_folder
+from tests.report.page_text import Page
+from vitprobe_jax.metrics.measurements import make_measurements
+from vitprobe_jax.report import figures
+from vitprobe_jax.report.local.figures.looks import Looks
+from vitprobe_jax.report.local.page import write_local_report
+from vitprobe_jax.report.local.parts import VIEWS, Sources
+from vitprobe_jax.report.local.rows import part_tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """Rows of every part on two data sets, their folder, and what the page shows of each part and data set."""
+
+    rows: list
+    folder: object
+    views: dict
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """Three backbones, two data sets, pictures; nothing of it may be changed."""
+    made = Made()
+    folder = write_folder(tmp_path_factory.mktemp("local") / "out", made, pictures=True, notes=["To be known."])
+    table = make_measurements(rows := made.rows())
+    sources = Sources(Looks.of(table), folder)
+    views = {(part.part, part.dataset): VIEWS[part.part](part, sources) for part in part_tables(table) if part.has_numbers}
+    return Whole(rows, folder, views)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures stay undrawn."""
+    monkeypatch.setattr(figures, "svg", lambda figure: "<svg></svg>")
+    monkeypatch.setattr(figures, "save", lambda figure, folder, name: None)
+
+
+@pytest.fixture
+def page_of(undrawn, tmp_path):
+    """The page of some rows, without its figures drawn."""
+
+    def write(made, *, rows=None, **options) -> Page:
+        folder = write_folder(tmp_path / "out", made, rows=rows, **options)
+        path = write_local_report(folder)
+        assert path == folder / "report" / "index.html"
+        return Page(path.read_text(encoding="utf-8"))
+
+    return write
