@@ -1,8 +1,8 @@
 """Side-by-side benchmarks, rivals in the same run, on equal data: `python -m experiments.bench NAME`.
 
-NAME is one of `probes`, `growth`, `stream`, `cosine`, `metrics`, `extract`, `data`, `labels`. The last line ends in a plain
-number: how many times the library's time the fastest rival takes (in the least favourable case, where there are several);
-`growth`, `stream`, `data` and `labels` say their own.
+NAME is one of `probes`, `growth`, `stream`, `cosine`, `metrics`, `knn`, `extract`, `data`, `labels`. The last line ends in a
+plain number: how many times the library's time the fastest rival takes (in the least favourable case, where there are
+several); `growth`, `stream`, `data`, `labels` and, on an accelerator, `knn` say their own.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.benchmarks import cosine, data, extract, growth, labels, metrics, probes, scale, stream
+from experiments.benchmarks import cosine, data, extract, growth, knn, labels, metrics, probes, scale, stream
 from experiments.benchmarks.comparison import Comparison, format_table, to_json
 from experiments.benchmarks.config import BenchConfig, require
 from vitprobe_jax import cli
@@ -28,6 +28,7 @@ BENCHMARKS = {
     "stream": stream,
     "cosine": cosine,
     "metrics": metrics,
+    "knn": knn,
     "extract": extract,
     "data": data,
     "labels": labels,
@@ -56,6 +57,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_list("shots", None, "shot counts of cosine", flag_values=values)
     flags.DEFINE_integer("trials", 10, "trials of cosine", flag_values=values)
     flags.DEFINE_integer("patches", 1, "rows of an image for cosine; 784 is 28 x 28", flag_values=values)
+    flags.DEFINE_integer("queries", 100_000, "rows whose neighbours knn looks for", flag_values=values)
+    flags.DEFINE_list("neighbours", ["20", "1", "200"], "neighbours of each in knn", flag_values=values)
     flags.DEFINE_list("archs", ["vits16", "vitb16"], "DINO archs of extract", flag_values=values)
     flags.DEFINE_list("batch_sizes", ["8", "32"], "images a call of extract", flag_values=values)
     flags.DEFINE_integer("image_size", 224, "pixels a side of extract's images", flag_values=values)
@@ -75,7 +78,7 @@ def bench_config(values: flags.FlagValues, name: str) -> BenchConfig:
         InputError: a flag's value cannot be used.
     """
     given = {field.name: values[field.name].value for field in dataclasses.fields(BenchConfig)}
-    for flag in ("shots", "batch_sizes"):
+    for flag in ("shots", "batch_sizes", "neighbours"):
         if given[flag] is not None:
             try:
                 given[flag] = tuple(int(number) for number in given[flag])

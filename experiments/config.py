@@ -180,7 +180,8 @@ def define_launch_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define.string(
         "dataset",
         "",
-        "What to probe: broden:DIR, imagefolder:DIR, imagenet200:DIR, tfds:NAME or shapes:N (procedural, N images).",
+        "What to probe: broden:DIR, imagefolder:DIR, imagenet200:DIR, cityscapes:DIR, ade20k:DIR, fair1m:DIR, tfds:NAME or "
+        "shapes:N (procedural, N images); experiments.local takes several, by commas, and mot17:DIR and bdd100k:DIR too.",
     )
     define.integer("num_workers", 0, "Processes that decode images; 0 decodes in threads.")
     define.string("out", "", "Results folder, or gs://BUCKET/NAME.")

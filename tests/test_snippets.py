@@ -27,6 +27,9 @@ SUBSTITUTIONS = (
     # A reader's own data.
     (r"\bbroden:DIR\b", "broden:made/broden"),
     (r"\bimagefolder:DIR\b", "imagefolder:made/classes"),
+    (r"\bcityscapes:DIR\b", "cityscapes:made/streets"),
+    (r"\bfair1m:DIR\b", "fair1m:made/aerial"),
+    (r"\bmot17:DIR\b", "mot17:made/people"),
     # Files in the official layouts that stand in for the published ones are smaller than any of these.
     (r"--family=(\w+) --arch=(\w+)", r"--family=\1 --num_heads=2 --name=\1_\2"),
 )
@@ -39,6 +42,12 @@ PAGE_SUBSTITUTIONS = {
         (r"\bimagefolder:animals\b", "imagefolder:made/classes"),
         # No file is fetched here; tests/checkpoints_convert/test_modes.py does that.
         (r"--download\b", "--input=mae_pretrain_vit_base.pth"),
+        # All parts run from docs/local.md.
+        (r"--out=out/local\b", "--out=out/local --parts=patches,tracking"),
+    ),
+    "docs/local.md": (
+        (r"--download --family=dino\b", "--input=dino_vitbase16_pretrain.pth --family=dino"),
+        (r"--download --family=mae\b", "--input=mae_visualize_vit_base.pth --decoder_heads=2 --family=mae"),
     ),
     "docs/zoo.md": ((r"--download\b", "--input=scalemae-vitlarge-800.pth"),),
 }
@@ -46,6 +55,8 @@ PAGE_SUBSTITUTIONS = {
 
 SMALL = {
     "experiments.sweep": "--image_size=32 --tokens=k --shots=1,3 --trials=2 --max_images=16 --min_positives=1",
+    "experiments.local": "--image_size=32 --tile=64 --images_per_group=1,2 --val_images_per_group=1 --drop_features=0,4 "
+    "--whole_size=64x64 --corruptions=noise --transformations=shift --gaps=1 --methods=knn,linear --examples=1",
     "experiments.pretrain": "--steps=2 --batch_size=8 --dataset=shapes:16",
 }
 """Flags that are added to a command, after its own: for what would take long here."""
@@ -127,6 +138,7 @@ def test_commands_are_told_apart():
         "go `python -m experiments.b --c=1`, and\nall 'cd x && y/python -m experiments.d --e \\\n  --f=2 ... > log &'\n"
     )
     assert list(module_calls(calls)) == [("experiments.b", ["--c=1"]), ("experiments.d", ["--e", "--f=2"])]
+    assert list(module_calls("`python -m tests.data --a=b` `python -m pytest c`")) == [("tests.data", ["--a=b"])]
 
 
 def test_flags_of_every_command_parse():
@@ -139,6 +151,7 @@ def test_flags_of_every_command_parse():
 
 def test_a_flag_that_does_not_exist_is_found():
     wrong = [("experiments.sweep", ["--no_such_flag=1"]), ("experiments.sweep", ["--trials=many"])]
+    wrong += [("experiments.local", ["--tile=large"]), ("tests.data", ["--no_such_flag"])]
     wrong += [("checkpoints_convert", ["--family=clip", "--input=a", "--output=b"]), ("experiments.no_such", [])]
     assert len(parse_flags([*wrong, ("experiments.sweep", ["--trials=3"])])) == len(wrong)
 

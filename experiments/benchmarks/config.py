@@ -20,6 +20,8 @@ class BenchConfig:
     shots: tuple[int, ...]
     trials: int
     patches: int
+    queries: int
+    neighbours: tuple[int, ...]
     archs: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     image_size: int

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,6 +36,7 @@ class PatchClassifier:
     labels: Int[np.ndarray, " N"]
     keeps: Mapping[int, Bool[np.ndarray, " D"]]
     methods: tuple[str, ...]
+    _fitted: dict[str, LinearProbes] = dataclasses.field(default_factory=dict, init=False)
 
     @classmethod
     def of(
@@ -68,9 +70,13 @@ class PatchClassifier:
                 told |= {(method, dropped): concepts for dropped, concepts in by_variant}
         return told
 
-    @functools.cache  # noqa: B019 (the record lives no longer than a part's work on a cell)
     def probes(self, method: str) -> LinearProbes:
         """The linear probes of all variants, in the order of `keeps`."""
+        if method not in self._fitted:
+            self._fitted[method] = self._fit(method)
+        return self._fitted[method]
+
+    def _fit(self, method: str) -> LinearProbes:
         return fit_linear(
             jax.random.key(self.bench.config.seed),
             self.rows,
@@ -104,7 +110,7 @@ def measured_rows(
     counts: Integer[np.ndarray, "Q K1"],
     *,
     by_concept: bool = False,
-    **columns,
+    **columns: Any,
 ) -> list[dict]:
     """Rows of mIoU and pixel accuracy of each method and variant.
 

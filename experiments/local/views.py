@@ -1,7 +1,6 @@
 """Images as a part of the study wants them, and their rows: extracted once, kept as long as memory lasts."""
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 
@@ -94,13 +93,8 @@ class ViewRows:
         """Images of an extracted view that could not be decoded."""
         return np.array(sorted(self._data(view).store(self._backbone(view), split).errors()), int)
 
-    # The record lives as long as a backbone's work on a data set.
-    @functools.cache  # noqa: B019
-    def _backbone_at(self, gsd: float | None) -> Backbone:
-        return at_gsd(self.backbone, gsd)
-
     def _backbone(self, view: View) -> Backbone:
-        return self._backbone_at(view.gsd)
+        return at_gsd(self.backbone, view.gsd)
 
     def _data(self, view: View) -> PreparedData:
         if view.key not in self._prepared:
@@ -126,4 +120,4 @@ class ViewRows:
         while self._held and sum(self._held.values()) + needed > bound:
             key, cell = next(iter(self._held))
             del self._held[key, cell]
-            self._prepared[key].release(self._backbone_at(key[-1]), cell)
+            self._prepared[key].release(at_gsd(self.backbone, key[-1]), cell)

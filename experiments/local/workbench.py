@@ -56,8 +56,7 @@ class Drawn:
             splits[name] = ImageSubset(split, chosen)
         return cls(config, dataset, draws, splits)
 
-    # The record lives as long as the run.
-    @functools.cache  # noqa: B019
+    @functools.cached_property
     def first_size(self) -> tuple[int, int]:
         """Height and width of the first image that can be read.
 
@@ -73,18 +72,24 @@ class Drawn:
                     raise
         raise InputError(f"--dataset: {self.dataset.name} has no images; give one that has some")
 
-    @functools.cache  # noqa: B019
+    @functools.cached_property
     def tiles(self) -> dict[Split, TiledSplit]:
         """The drawn images cut into tiles."""
         side = self.config.tile or self.dataset.tile
         return {name: TiledSplit(split, side) for name, split in self.splits.items()}
 
-    @functools.cache  # noqa: B019
     def counts(self, tiling: str, split: Split, size: tuple[int, int], patch_size: int) -> LabelCounts:
         """What the patches carry, of the images or of their tiles."""
-        images = (self.tiles() if tiling == "tiles" else self.splits)[split]
-        transform = View({}, "", size).transform
-        return count_labels(images, self.dataset.concepts, transform=transform, patch_size=patch_size)
+        key = (tiling, split, size, patch_size)
+        if key not in self._counted:
+            images = (self.tiles if tiling == "tiles" else self.splits)[split]
+            transform = View({}, "", size).transform
+            self._counted[key] = count_labels(images, self.dataset.concepts, transform=transform, patch_size=patch_size)
+        return self._counted[key]
+
+    @functools.cached_property
+    def _counted(self) -> dict[tuple, LabelCounts]:
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,7 +139,7 @@ class Workbench:
             return self.config.image_size or self.backbone.spec.image_size
         if self.config.whole_size is not None:
             return self.config.whole_size
-        return tuple(max(side // self.patch_size, 1) * self.patch_size for side in self.drawn.first_size())
+        return tuple(max(side // self.patch_size, 1) * self.patch_size for side in self.drawn.first_size)
 
     def view(self, tiling: str, changed: Mapping[Split, ImageSplit] | None = None, described: str = "") -> View:
         """The drawn images, cut into tiles or whole.
@@ -149,7 +154,7 @@ class Workbench:
         parts = {"drawn": [config.seed, config.images_per_group, config.val_images_per_group, config.max_images]}
         splits = changed or self.drawn.splits
         if tiling == "tiles" and self.tile:
-            tiles = self.drawn.tiles()
+            tiles = self.drawn.tiles
             splits = {name: tiles[name].over(split) for name, split in changed.items()} if changed else tiles
             parts["tile"] = self.tile
         return View(splits, f"{parts} {described}".strip(), self.size(tiling))
@@ -168,7 +173,7 @@ class Workbench:
         """The drawn image that each image of a view belongs to: itself, or that of which it is a tile."""
         images = self.drawn.splits[split]
         if tiling == "tiles" and self.tile:
-            return self.drawn.tiles()[split].owner
+            return self.drawn.tiles[split].owner
         return np.arange(len(images))
 
     def rank(self, tiling: str) -> Int[np.ndarray, " I"]:

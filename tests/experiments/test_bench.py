@@ -61,6 +61,27 @@ def test_metrics_counts_are_exact():
     assert comparison.quality["largest error of a rate"] == [0.0, None, None]
 
 
+def test_knn_finds_what_its_rivals_find():
+    comparisons = bench.BENCHMARKS["knn"].compare_case(make_config("knn", "--queries=40"), 5)
+    beside_rivals, _ = comparisons
+    # No two neighbours are nearly as near as each other at this seed. Squares of differences up to 10, 16 of them.
+    assert beside_rivals.quality["equal neighbours"] == beside_rivals.quality["in common"] == [None, 1.0, 1.0]
+    assert max(beside_rivals.quality["distances apart"][1:]) < 1e-5
+    words, ratio = bench.BENCHMARKS["knn"].headline(comparisons)
+    library, faiss, *_ = beside_rivals.measurements
+    assert (words, ratio) == ("faiss IndexFlatL2 / vitprobe_jax", faiss.seconds / library.seconds)
+
+
+@pytest.mark.slow
+def test_knn_measures_every_case():
+    comparisons = compare("knn", "--queries=12", "--neighbours=3,1", "--rows=200")
+    titles = [comparison.title for comparison in comparisons[::2]]
+    assert [title.split(": ")[1] for title in titles] == [
+        f"12 queries x {rows} rows x {width}, {k} neighbours"
+        for k, rows, width in [(3, 20, 16), (3, 20, 32), (3, 200, 16), (3, 200, 32), (1, 20, 16)]
+    ]
+
+
 def test_growth_ends_in_the_worst_share_over_the_first():
     def case(library, limit):
         measured = [Measurement(name, seconds, 0.0, 1.0, 1.0, None) for name, seconds in (("a", library), ("b", limit))]
@@ -256,6 +277,8 @@ def test_absent_rival_names_the_extra(monkeypatch):
         ("--shots=1,x", "--shots"),
         ("--batch_sizes=0", "--batch_sizes"),
         ("--archs=", "--archs"),
+        ("--neighbours=20,x", "--neighbours"),
+        ("--queries=0", "--queries"),
     ],
 )
 def test_bad_flags(argument, words):

@@ -13,8 +13,7 @@ from vitprobe_jax.probes.linear import LinearConfig, batch_order, fit_linear, pr
 
 CLASSES, WIDTH, LOUD = 4, 10, [1, 4, 8]
 PLAIN = LinearConfig(l2=1e-3)
-BATCH_NORM = LinearConfig(batch_norm=True, l2=1e-3, steps=300, batch_size=512)
-ordered = jax.jit(batch_order, static_argnums=(1, 2))
+BATCH_NORM = LinearConfig(batch_norm=True, l2=1e-3, steps=300, batch_size=512, learning_rate=0.1)
 
 
 def drawn(rng, count):
@@ -119,6 +118,23 @@ def test_a_probe_is_the_same_to_the_bit_beside_others_and_on_other_devices(data,
     jax.tree.map(lambda one, all_: np.testing.assert_array_equal(one[0], all_[1]), alone, fitted[config])
 
 
+def test_the_scale_of_a_feature_is_of_no_account(data, keep, fitted):
+    """Nor is how far it is from 0; one that is constant has no weight."""
+    rows, labels, queries, _ = data
+    scale, offset = np.geomspace(1e-2, 1e2, WIDTH), np.linspace(-1, 1, WIDTH)
+    scale[3], offset[3] = 0, 7
+
+    def moved(z):
+        return ((z + offset) * scale + (scale == 0) * offset).astype(np.float32)
+
+    without = keep.copy()
+    without[:, 3] = 0
+    probes = fit((moved(rows), labels), keep, PLAIN)
+    assert not probes.w[0][:, 3].any()
+    expected = fit(data, without, PLAIN)
+    np.testing.assert_allclose(logits(probes, 0, moved(queries)), logits(expected, 0, queries), atol=5e-3)
+
+
 def test_leaving_features_out_equals_a_narrower_table(data, keep, fitted):
     rows, labels, queries, _ = data
     kept, probes = keep[1] > 0, fitted[PLAIN]
@@ -142,7 +158,7 @@ def one_thread():
 def test_batch_norm_runs_as_pytorch(data, fitted):
     rows, *_ = data
     module = torch.nn.BatchNorm1d(WIDTH, affine=False)
-    for batch in np.asarray(ordered(jax.random.key(0), len(rows), BATCH_NORM)):
+    for batch in batch_order(jax.random.key(0), len(rows), BATCH_NORM):
         module(torch.from_numpy(rows[batch]))
     probes = fitted[BATCH_NORM]
     for variant in range(3):
@@ -151,13 +167,14 @@ def test_batch_norm_runs_as_pytorch(data, fitted):
 
 
 def test_batches_are_epochs_of_all_rows_in_new_orders():
-    config = LinearConfig(steps=7, batch_size=4)
-    order = np.asarray(ordered(jax.random.key(0), 11, config))
-    assert order.shape == (8, 4)  # Two batches an epoch; the fourth epoch is finished.
-    epochs = order.reshape(4, 8)
-    assert all(len(set(epoch)) == 8 for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert ordered(jax.random.key(0), 1000, config).shape == (7, 4)
+    config, key = LinearConfig(steps=7, batch_size=4), jax.random.key(0)
+    order = batch_order(key, 11, config)
+    assert order.shape == (7, 4)
+    epochs = order[:6].reshape(3, 8)  # Two batches an epoch.
+    assert all(len(set(epoch)) == 8 for epoch in epochs.tolist())
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 3
+    assert len({row for seed in range(9) for row in batch_order(jax.random.key(seed), 11, config).ravel()}) == 11
+    assert (batch_order(key, 3, config).shape, batch_order(key, 1000, config).shape) == ((7, 3), (7, 4))
 
 
 def test_predictions_equal_numpy_in_all_blocks(data, fitted):

@@ -9,7 +9,9 @@ from pathlib import Path
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>\S*).*\n(?P<text>(?:.*\n)*?)(?P=indent)(?P=ticks) *$", re.M
 )
-_MODULE = re.compile(r"\bpython3? -m (?P<module>(?:experiments|vitprobe_jax|checkpoints_convert)[\w.]*)(?P<rest>.*)")
+_MODULE = re.compile(
+    r"\bpython3? -m (?P<module>(?:experiments|vitprobe_jax|checkpoints_convert|tests\.data)\b[\w.]*)(?P<rest>.*)"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,9 @@ import numpy as np
 
 from tests.checkpoints_convert.official_files import write_dino, write_mae
 from tests.data.broden_tree import write_image
+from tests.data.cityscapes_tree import write_cityscapes
+from tests.data.fair1m_tree import write_fair1m
+from tests.data.mot17_tree import write_mot17
 from tests.data.plain_tree import save_mask
 from tests.zoo.specimen import Sizes
 
@@ -17,10 +20,11 @@ _ZOO = Sizes(**_SIZES, mlp_dim=32)
 
 
 def write_files(folder: Path) -> None:
-    """Checkpoints in the official layouts, a Broden folder, class folders, and a new photograph."""
+    """Checkpoints and data sets in the official layouts, a Broden folder, class folders, and a new photograph."""
     write_dino(folder / "dino_deitsmall16_pretrain.pth", **_SIZES)
     write_dino(folder / "dino_vitbase16_pretrain.pth", **_SIZES)
     write_mae(folder / "mae_pretrain_vit_base.pth", **_SIZES)
+    write_mae(folder / "mae_visualize_vit_base.pth", **_SIZES, decoder={"width": 8, "depth": 1, "num_heads": 2})
     _write_zoo(folder)
     write_image(folder / "new.jpg", 48, 64)
     for split, count in (("train", 8), ("val", 4)):
@@ -31,6 +35,9 @@ def write_files(folder: Path) -> None:
     for i in range(24):
         write_image(folder / f"made/plain/images/{i}.jpg", 32, 32)
         save_mask(folder / f"made/plain/masks/{i}.png", rng.integers(1, 4, (2, 2)).repeat(16, 0).repeat(16, 1))
+    write_cityscapes(folder / "made/streets", cities={"train": {"aachen": 2, "bochum": 2}, "val": {"frankfurt": 2}})
+    write_fair1m(folder / "made/aerial", seed=0, size=(224, 224))
+    write_mot17(folder / "made/people", seed=0, sequences=("MOT17-02-FRCNN",), num_frames=4, size=(64, 96))
     (folder / "made/plain/names.csv").write_text("number,name\n1,sky\n2,grass\n3,road\n")
     make = f"--input={folder / 'made/plain'}", f"--output={folder / 'made/broden'}"
     subprocess.run([sys.executable, "-m", "experiments.make_broden", *make], check=True, env=environment(folder))

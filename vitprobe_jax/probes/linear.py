@@ -11,7 +11,8 @@ alone, so its score should not hang on how loud a feature is; whether it does is
   function to minimise; Adam in batches, the learning rate falling to 0 along a cosine. At the end running statistics take
   the place of those of batches, and are folded into the weights.
 
-Either penalises weights in units of the deviations of their features, so that scaling a feature changes no prediction.
+Either penalises weights in units of the deviations of their features, so that the scale of a feature is of no account. The
+paper does not say how its probes were trained.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ SHRINKAGE = 1e-3
 """Added to the eigenvalues of the correlation matrix before L-BFGS's weights are turned by it. Below it directions are too
 faint, for float32 or for the number of rows, to be worth a scale of their own."""
 GRADIENT_NORM = 1e-4
-"""L-BFGS ends where the gradient of its weights is as short as that: the loss is then within about 1e-7 of its minimum."""
+"""L-BFGS ends where the gradient of its weights is as short as that: the loss is then within about 1e-6 of its minimum."""
 MOMENTUM, EPSILON = 0.1, 1e-5
 """Share of a batch in BatchNorm's running statistics, and what it adds to variances: PyTorch's defaults."""
 
@@ -50,7 +51,7 @@ class LinearConfig:
         l2: weight of the penalty, half the squares of the weights times the variances of their features, beside the mean
             cross-entropy.
         max_steps: of L-BFGS, each of one or two passes over all rows.
-        steps: of Adam, about: the last epoch is finished, unless the first one is longer.
+        steps: of Adam, one a batch, epoch after epoch.
         batch_size: rows of a batch; all rows are one where there are fewer.
         learning_rate: of Adam, at the start.
     """
@@ -71,7 +72,7 @@ class LinearProbes(NamedTuple):
         b: intercepts.
         mean: of every feature as BatchNorm ran it; without BatchNorm that of the rows.
         variance: likewise.
-        loss: mean cross-entropy over all rows (plain) or the last epoch's batches (BatchNorm), without the penalty.
+        loss: mean cross-entropy over all rows (plain) or the last tenth of the batches (BatchNorm), without the penalty.
     """
 
     w: Float[Array, "V K D"]
@@ -116,24 +117,31 @@ def fit_linear(
     if low < 0 or high >= num_classes:
         raise InputError(f"linear probe: labels go from {low} to {high}, classes from 0 to {num_classes - 1}")
     moments = feature_moments(rows)
-    # Constant features say nothing, and have no scale.
-    varies = moments.variance > 0
+    # A feature that varies by no more than its rounding says nothing, and has no scale.
+    varies = moments.variance > (np.finfo(np.float32).eps * moments.mean) ** 2
     scale = 1 / np.sqrt(np.where(varies, moments.variance, 1))
-    used = np.asarray(keep, np.float32) * varies[None]
+    used = ((np.asarray(keep) > 0) & varies[None]).astype(np.float32)
     used = np.pad(used, ((0, -len(keep) % mesh.size), (0, 0)), "edge")
-    statistics = (leaf.astype(np.float32) for leaf in (moments.mean, moments.variance, scale))
-    data = _Data(rows, labels.astype(np.int32), *statistics)
-    key, data = replicate((key, data), mesh)
+    missing = _round_size(len(labels)) - len(labels)
+    data = _Data(
+        np.pad(np.asarray(rows), ((0, missing), (0, 0))),
+        np.pad(labels.astype(np.int32), (0, missing)),
+        np.array(len(labels), np.int32),
+        *(leaf.astype(np.float32) for leaf in (moments.mean, moments.variance, scale)),
+    )
+    order = batch_order(key, len(labels), config) if config.batch_norm else None
+    data, order = replicate((data, order), mesh)
     static = {"num_classes": num_classes, "num_probes": len(keep), "config": config, "mesh": mesh}
-    return _fit(key, data, deal(used, mesh), **static)
+    return _fit(data, order, deal(used, mesh), **static)
 
 
 def predict(probes: LinearProbes, rows: Float[Array | np.ndarray, "Q D"]) -> Int[np.ndarray, "V Q"]:
     """The class with the highest logit for every row, of equals the first; one block of rows after the other."""
-    w, b = np.asarray(probes.w), np.asarray(probes.b)
+    w, b = (jnp.asarray(np.asarray(leaf)) for leaf in (probes.w, probes.b))
+    rows = np.asarray(rows)
     found = np.empty((len(w), len(rows)), np.int32)
     for start in range(0, len(rows), BLOCK):
-        block = np.asarray(rows[start : start + BLOCK])
+        block = rows[start : start + BLOCK]
         # Of one size, since another one would be another program.
         padded = np.pad(block, ((0, min(BLOCK, len(rows)) - len(block)), (0, 0)))
         found[:, start : start + len(block)] = np.asarray(_highest(w, b, padded))[:, : len(block)]
@@ -146,8 +154,23 @@ def _highest(w, b, z_NxD):
     return jnp.argmax(logits + b[:, None], axis=-1)
 
 
+def batch_order(key: Key[Array, ""], num_rows: int, config: LinearConfig) -> Int[np.ndarray, "steps batch"]:
+    """The rows of every batch: epoch after epoch in a new order, each without the rows that fill no batch."""
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    size = min(config.batch_size, num_rows)
+    per_epoch = num_rows // size
+    epochs = [generator.permutation(num_rows)[: per_epoch * size] for _ in range(math.ceil(config.steps / per_epoch))]
+    return np.concatenate(epochs).reshape(-1, size)[: config.steps].astype(np.int32)
+
+
+def _round_size(count: int) -> int:
+    """Rows are filled up to four to seven times a power of two: one program serves all tables of about a size."""
+    unit = 1 << max(0, (count - 1).bit_length() - 3)
+    return -(-count // unit) * unit
+
+
 class _Data(NamedTuple):
-    """Rows with their classes and the features' statistics, on every device.
+    """Rows with their classes and the features' statistics, on every device; after `count` rows only zeros follow.
 
     `scale` is one over the deviation: programs multiply by it. Whether a division by the deviation is replaced by that is up
     to the compiler, which decides otherwise for several devices than for one.
@@ -155,6 +178,7 @@ class _Data(NamedTuple):
 
     rows: Float[Array, "N D"]
     labels: Int[Array, " N"]
+    count: Int[Array, ""]
     mean: Float[Array, " D"]
     variance: Float[Array, " D"]
     scale: Float[Array, " D"]
@@ -162,12 +186,9 @@ class _Data(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "num_probes", "config", "mesh"))
 def _fit(
-    key, data: _Data, keep, *, num_classes: int, num_probes: int, config: LinearConfig, mesh: Mesh
+    data: _Data, order, keep, *, num_classes: int, num_probes: int, config: LinearConfig, mesh: Mesh
 ) -> LinearProbes:
-    if config.batch_norm:
-        fit, shared = _fit_batch_norm, batch_order(key, len(data.labels), config)
-    else:
-        fit, shared = _fit_plain, _correlation(data)
+    fit, shared = (_fit_plain, _correlation(data)) if order is None else (_fit_batch_norm, order)
 
     def of_device(data, shared, keep):
         return jax.lax.map(lambda keep: fit(data, shared, keep, num_classes=num_classes, config=config), keep)
@@ -179,7 +200,7 @@ def _fit(
 
 
 def _fit_plain(data: _Data, correlation_DxD, keep_D, *, num_classes: int, config: LinearConfig) -> LinearProbes:
-    width = len(keep_D)
+    width, share = len(keep_D), 1 / data.count.astype(jnp.float32)
     kept_DxD = keep_D[:, None] * keep_D[None, :]
     factor_DxD = jnp.linalg.cholesky(correlation_DxD * kept_DxD + jnp.diag(1 + (SHRINKAGE - 1) * keep_D))
 
@@ -202,7 +223,7 @@ def _fit_plain(data: _Data, correlation_DxD, keep_D, *, num_classes: int, config
             return jax.tree.map(jnp.add, sums, jax.value_and_grad(_total_loss)(folded, z, labels, real))
 
         total, gradient = _over_blocks(add, (jnp.zeros(()), jax.tree.map(jnp.zeros_like, folded)), data)
-        mean = jax.tree.map(lambda leaf: leaf * (1 / len(data.labels)), (total, *pull(gradient)))
+        mean = jax.tree.map(lambda leaf: leaf * share, (total, *pull(gradient)))
         return jax.tree.map(jnp.add, mean, jax.value_and_grad(penalty)(params))
 
     # The blocks are gone through in a loop, whose reverse would keep all logits; the gradient comes with the value instead.
@@ -255,16 +276,8 @@ def _fit_batch_norm(data: _Data, order_SxB, keep_D, *, num_classes: int, config:
     (params, _, (mean_D, variance_D)), losses_S = jax.lax.scan(step, start, order_SxB)
     w_DxK = (keep_D * jax.lax.rsqrt(variance_D + EPSILON))[:, None] * params[0]
     b_K = params[1] - jnp.einsum("d,dk->k", mean_D, w_DxK, precision=jax.lax.Precision.HIGHEST)
-    return LinearProbes(w_DxK.T, b_K, mean_D, variance_D, jnp.mean(losses_S[-(len(data.labels) // size) :]))
-
-
-def batch_order(key: Key[Array, ""], num_rows: int, config: LinearConfig) -> Int[Array, "steps batch"]:
-    """The rows of every batch: epoch after epoch in a new order, without those that fill no batch."""
-    size = min(config.batch_size, num_rows)
-    per_epoch = min(num_rows // size, config.steps)
-    epochs = jnp.arange(math.ceil(config.steps / per_epoch))
-    shuffled = jax.vmap(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), num_rows))(epochs)
-    return shuffled[:, : per_epoch * size].reshape(-1, size)
+    loss = jnp.mean(losses_S[-math.ceil(num_steps / 10) :])
+    return LinearProbes(w_DxK.T, b_K, mean_D, variance_D, loss)
 
 
 def _total_loss(params, z_NxD, labels_N, real_N):
@@ -282,19 +295,19 @@ def _correlation(data: _Data) -> Float[Array, "D D"]:
         return sums + jnp.einsum("nd,ne->de", standard_NxD, standard_NxD, precision=jax.lax.Precision.HIGHEST)
 
     width = len(data.mean)
-    return _over_blocks(add, jnp.zeros((width, width)), data) * (1 / len(data.labels))
+    return _over_blocks(add, jnp.zeros((width, width)), data) * (1 / data.count.astype(jnp.float32))
 
 
 def _over_blocks(add, sums, data: _Data):
     """`sums = add(sums, rows [n, D], labels [n], real [n])` of block after block."""
-    num_rows = len(data.labels)
-    size = min(BLOCK, num_rows)
+    size = min(BLOCK, len(data.labels))
 
     def add_block(i, sums):
-        # The last block is moved back to end with the rows; what was counted before counts for nothing.
-        start = jnp.minimum(i * size, num_rows - size)
+        # The last block is moved back to end with the table; what was counted before counts for nothing.
+        start = jnp.minimum(i * size, len(data.labels) - size)
         z, labels = (jax.lax.dynamic_slice_in_dim(leaf, start, size) for leaf in data[:2])
-        real = (start + jnp.arange(size) >= i * size).astype(jnp.float32)
-        return add(sums, z.astype(jnp.float32), labels, real)
+        place = start + jnp.arange(size)
+        real = (place >= i * size) & (place < data.count)
+        return add(sums, z.astype(jnp.float32), labels, real.astype(jnp.float32))
 
-    return jax.lax.fori_loop(0, math.ceil(num_rows / size), add_block, sums)
+    return jax.lax.fori_loop(0, (data.count + size - 1) // size, add_block, sums)

@@ -35,7 +35,7 @@ class Picture:
     @classmethod
     def of(cls, illustration: figures.Illustration, name: str, sweep: str) -> "Picture":
         """Draws a figure."""
-        return cls(name, sweep, illustration, Markup(figures.svg(illustration.figure)))
+        return cls(name, sweep, illustration, Markup(figures.svg(illustration.figure, name)))
 
 
 def write_page(folder: epath.PathLike, html: str, pictures: Sequence[Picture]) -> epath.Path:

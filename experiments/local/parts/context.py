@@ -86,7 +86,7 @@ def concept_pixels(bench: Workbench, tiling: str, split: Split) -> Int[np.ndarra
     Unlike `Workbench.counts`, which counts every pixel of a photograph once, this has all that a tile shows.
     """
     images, concepts = bench.drawn.splits[split], bench.dataset.concepts
-    tiles = bench.drawn.tiles()[split] if tiling == "tiles" and bench.tile else None
+    tiles = bench.drawn.tiles[split] if tiling == "tiles" and bench.tile else None
 
     def of_image(index: int) -> list[Int[np.ndarray, " K"]]:
         annotation = images.annotation(index)

@@ -72,7 +72,7 @@ def _patches_of(bench: Workbench, tiling: str, index: int, image_size: tuple[int
     """For every pixel of a drawn image the patch that shows it, counted from the image's first one."""
     grid = tuple(side // bench.patch_size for side in bench.size(tiling))
     cut = tiling == "tiles" and bench.tile
-    boxes = bench.drawn.tiles()["val"].boxes(index) if cut else [(0, 0, *image_size)]
+    boxes = bench.drawn.tiles["val"].boxes(index) if cut else [(0, 0, *image_size)]
     return patch_of_pixels(boxes, grid, image_size)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from experiments.local.classify import features_without
 from experiments.local.parts.part import Measured, Part
 from experiments.local.views import View
 from experiments.local.workbench import Workbench
@@ -80,8 +81,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
         for dropped, keep in keeps.items():
             columns = {
                 "tiling": tiling,
-                "dropped": dropped,
-                "features": "without top" if dropped else "all",
+                **features_without(dropped),
                 "setting": transformation.kind,
                 "level": transformation.level,
                 "count": len(asked),
@@ -122,7 +122,7 @@ def own_patches(bench: Workbench, tiling: str) -> Bool[np.ndarray, "I P"]:
     own = np.ones((images, grid[0] * grid[1]), bool)
     if tiling == "tiles" and bench.tile:
         own[:] = False
-        tiles = bench.drawn.tiles()["val"]
+        tiles = bench.drawn.tiles["val"]
         for index, size in enumerate(tiles.sizes):
             shown = patch_of_pixels(tiles.boxes(index), grid, size)
             own.reshape(-1)[tiles.first[index] * own.shape[1] + shown] = True

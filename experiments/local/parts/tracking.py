@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from experiments.local.classify import features_without
 from experiments.local.parts.part import Measured, Part
 from experiments.local.workbench import Workbench
 from vitprobe_jax.data.dataset import image_size
@@ -56,8 +57,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
             columns = {
                 "method": "1-nn",
                 "tiling": tiling,
-                "dropped": dropped,
-                "features": "without top" if dropped else "all",
+                **features_without(dropped),
                 "setting": "gap",
             }
             keep = bench.keep(view, cell, cells, dropped)
@@ -107,7 +107,7 @@ def object_features(
     for i, (size, boxes) in enumerate(zip(objects.sizes, objects.boxes, strict=True)):
         if not objects.present[i].any():
             continue
-        tiles = bench.drawn.tiles()["val"].boxes(i) if cut else [TileBox(0, 0, *size)]
+        tiles = bench.drawn.tiles["val"].boxes(i) if cut else [TileBox(0, 0, *size)]
         of_frame = patches(size, tuple(tiles))
         tokens = rows[first[i] : first[i + 1]].reshape(-1, rows.shape[-1])[of_frame]
         in_patches = boxes * np.array(of_frame.shape[::-1] * 2, np.float32)[None]

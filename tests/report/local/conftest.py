@@ -16,28 +16,27 @@ from vitprobe_jax.report.local.rows import part_tables
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """Rows of every part on two data sets, their folder, and what the page shows of each part and data set."""
+    """Rows of every part, and what the page shows of each."""
 
     rows: list
-    folder: object
     views: dict
 
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
-    """Three backbones, two data sets, pictures; nothing of it may be changed."""
-    made = Made()
+    """Three backbones, with pictures; nothing of it may be changed."""
+    made = Made(datasets=("cityscapes:streets",))
     folder = write_folder(tmp_path_factory.mktemp("local") / "out", made, pictures=True, notes=["To be known."])
     table = make_measurements(rows := made.rows())
     sources = Sources(Looks.of(table), folder)
-    views = {(part.part, part.dataset): VIEWS[part.part](part, sources) for part in part_tables(table) if part.has_numbers}
-    return Whole(rows, folder, views)
+    views = {part.part: VIEWS[part.part](part, sources) for part in part_tables(table) if part.has_numbers}
+    return Whole(rows, views)
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures stay undrawn."""
-    monkeypatch.setattr(figures, "svg", lambda figure: "<svg></svg>")
+    monkeypatch.setattr(figures, "svg", lambda figure, name: "<svg></svg>")
     monkeypatch.setattr(figures, "save", lambda figure, folder, name: None)
 
 

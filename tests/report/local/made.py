@@ -64,10 +64,10 @@ class Made:
     ):
         self.parts, self.backbones, self.datasets, self.concepts = parts, backbones, datasets, concepts
         self.drops, self.shots, self.tilings, self.methods = drops, shots, tilings, methods
-        self.cells, self.depth, self.random = cells, depth, random.Random(seed)
+        self.cells, self.depth, self.seed = cells, depth, seed
 
     def rows(self) -> list[dict]:
-        found = []
+        self.random, found = random.Random(self.seed), []
         for part in self.parts:
             for dataset in self.datasets_of(part):
                 for name, family, objective in self.backbones:
@@ -125,7 +125,7 @@ class Made:
         top = 300.0 if family == "mae" else 6.0
         for rank in range(1, WIDTH + 1):
             what = {"setting": "rank", "level": float(rank), "concept": WIDTH - rank, "name": f"feature {WIDTH - rank}"}
-            value = (top if rank <= 5 else 1.0) * 0.985**rank * self.random.uniform(0.97, 1.0)
+            value = (top if rank <= 5 else 1.0) * 0.985**rank * self.random.uniform(0.99, 1.0)
             yield spread | what | {"measure": "variance", "value": value, "count": WIDTH}
         for method in ("1-nn", "linear"):
             for m in STEPS:

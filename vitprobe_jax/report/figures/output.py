@@ -19,12 +19,16 @@ _WITHOUT_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None
 _EMBEDDED_PNG = re.compile(r'href="data:image/png;base64,([^"]*)"')
 
 
-def svg(figure: Figure) -> str:
-    """The figure as one `<svg>` element to stand inside an HTML page; the same figure gives the same text.
+def svg(figure: Figure, name: str = "") -> str:
+    """The figure as one `<svg>` element to stand inside an HTML page; the same figure and name give the same text.
 
     Its ground is transparent and its letters and axes have the colour of the text around it (`currentColor`), so that it
     can be read on light and dark pages. Letters are paths: it looks the same with any fonts. Ids are unique to the
     figure, and it refers to nothing outside itself. Photographs are embedded as JPEG.
+
+    Args:
+        figure: to draw.
+        name: tells it from others on its page that look the same: ids hang on it.
     """
     text = _draw_svg(figure, "none").replace(INK, "currentColor")
     text = re.sub(r'\s+xmlns:xlink="[^"]*"', "", text).replace("xlink:href", "href")
@@ -35,7 +39,7 @@ def svg(figure: Figure) -> str:
     text = re.sub(r"\s*\n\s*", "\n", text)
     text = _EMBEDDED_PNG.sub(_as_jpeg, text).replace("image-rendering:crisp-edges;image-rendering:pixelated", "")
     referred = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
-    own = "f" + hashlib.sha256(text.encode()).hexdigest()[:10]
+    own = "f" + hashlib.sha256(f"{name}\0{text}".encode()).hexdigest()[:10]
     text = re.sub(r' id="([^"]*)"', lambda found: f' id="{own}{found[1]}"' if found[1] in referred else "", text)
     return re.sub(r'(url\(|href=")#', rf"\g<1>#{own}", text)
 

@@ -75,17 +75,21 @@ def leads(found: Sequence[Standing], where: str, what: str, *, lower: bool = Fal
         decimals: of numbers.
     """
     best = leader(found, lower=lower)
-    others = [own for own in found if own.backbone != best.backbone]
     reached = f"{what} of {number(best.value, decimals)}"
-    if not others:
-        return f"{where}, {best.name} reaches {reached}."
-    second = leader(others, lower=lower)
-    gap = abs(best.value - second.value)
-    control = " (untrained)" if second.untrained else ""
-    if round(gap, decimals) == 0:
-        return f"{where}, {best.name} and {second.name}{control} are level with {reached}."
-    ahead = f"{number(gap, decimals)} {'below' if lower else 'ahead of'} {second.name}{control}"
-    return f"{where}, {best.name} leads with {reached}, {ahead}."
+    others = [own for own in found if own.backbone != best.backbone]
+    rivals = [own for own in others if not own.untrained]
+    said = f"{best.name} reaches {reached}"
+    if rivals:
+        second = leader(rivals, lower=lower)
+        gap = number(abs(best.value - second.value), decimals)
+        said = f"{best.name} leads with {reached}, {gap} {'below' if lower else 'ahead of'} {second.name}"
+        if float(gap) == 0:
+            said = f"{best.name} and {second.name} are level with {reached}"
+    controls = [own for own in others if own.untrained]
+    if controls and not best.untrained:
+        control = leader(controls, lower=lower)
+        said += f"; the control {control.name} reaches {number(control.value, decimals)}"
+    return f"{where}, {said}."
 
 
 def changes(found: Sequence[Standing], what: str, *, decimals: int = 3) -> str:

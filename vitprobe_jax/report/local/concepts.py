@@ -10,7 +10,8 @@ from vitprobe_jax.report.local.rows import PartTable, Row, values_by, variants_o
 from vitprobe_jax.report.local.tables import Column, Entry, Table, number_table
 
 TOP = 10
-"""A table shows so many concepts; the others are in one that is folded."""
+"""A table shows so many concepts; the others are in one that is folded, unless they are `_FEW`."""
+_FEW = 5
 
 Concept = tuple[int, str, str]
 """Number, name, category."""
@@ -61,9 +62,10 @@ def concept_tables(rows: Sequence[Row], looks: Looks, title: str, *, folded: boo
     ]
     columns = [Column(name, "") for name in variants.values()]
     note = f"Concepts by their pixels in the held-out images. {looks.note}".strip()
-    parts = [(title, entries, True)]
-    if not folded:
-        parts = [(title, entries[:TOP], False), (f"{title}: {len(entries) - TOP} more concepts", entries[TOP:], True)]
+    parts = [(title, entries, folded)]
+    if not folded and len(entries) > TOP + _FEW:
+        more = f"{title}: {len(entries) - TOP} more concepts"
+        parts = [(title, entries[:TOP], False), (more, entries[TOP:], True)]
     return [
         number_table(heading, "Concept", columns, own, note=note, folded=closed)
         for heading, own, closed in parts

@@ -24,7 +24,7 @@ _FAMILIES = {
     "simmim": ("simmim",),
 }
 """Families that a model of the paper may be of."""
-_MODELS = {"supervised": "the supervised ViT", "dino": "DINO", "dinov2": "DINOv2", "mae": "MAE", "simmim": "SimMIM"}
+_MODELS = {"supervised": "supervised ViT", "dino": "DINO", "dinov2": "DINOv2", "mae": "MAE", "simmim": "SimMIM"}
 _NAMES = {
     "supervised": ("deit_vitb16", "augreg_vitb16", "torchvision_vitb16"),
     "dino": ("dino_vitb16",),

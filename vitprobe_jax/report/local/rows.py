@@ -96,12 +96,16 @@ class PartTable:
     table: pa.Table
 
     @functools.cached_property
+    def tokens(self) -> list[str]:
+        """The measured tokens, the one that is shown first."""
+        order = ["x2", *ALL_TOKENS]
+        tokens = pc.unique(self._scored["token"].drop_null()).to_pylist()
+        return sorted(tokens, key=lambda token: order.index(token) if token in order else len(order))
+
+    @property
     def token(self) -> str | None:
         """The token that is shown; None where rows have none."""
-        tokens = pc.unique(self._scored["token"].drop_null()).to_pylist()
-        order = ["x2", *ALL_TOKENS]
-        ranked = sorted(tokens, key=lambda token: order.index(token) if token in order else len(order))
-        return next(iter(ranked), None)
+        return next(iter(self.tokens), None)
 
     @functools.cached_property
     def last_layers(self) -> dict[str, int]:
@@ -206,17 +210,21 @@ def told_by(method: str) -> str:
     return _TOLD_BY.get(method, f"by {method_title(method)}")
 
 
+def is_probe(method: str) -> bool:
+    """Whether a method is fitted, and no search for neighbours."""
+    return method in _METHODS
+
+
 def methods_of(rows: Iterable[Row]) -> list[str]:
     """The methods of some rows: neighbours by their number, then probes."""
-    known = list(_METHODS)
-    present = {row.method for row in rows if row.method is not None}
-    rank = lambda name: (  # noqa: E731
-        name in known,
-        known.index(name) if name in known else 0,
-        int(name.split("-")[0]) if name.split("-")[0].isdigit() else 0,
-        name,
-    )
-    return sorted(present, key=rank)
+    return sorted({row.method for row in rows if row.method is not None}, key=_method_rank)
+
+
+def _method_rank(method: str) -> tuple[bool, int, str]:
+    if is_probe(method):
+        return True, list(_METHODS).index(method), method
+    neighbours = method.split("-")[0]
+    return False, int(neighbours) if neighbours.isdigit() else 0, method
 
 
 def backbones_of(rows: Iterable[Row]) -> list[str]:

@@ -99,7 +99,7 @@ class Entry:
     """
 
     label: str
-    values: Sequence[float | int | None]
+    values: Sequence[float | None]
     backbone: str = ""
     untrained: bool = False
     group: str = ""
@@ -140,7 +140,7 @@ def number_table(
     return Table(heading, corner, [column.head for column in columns], bodies, note, folded or long)
 
 
-def _best(entries: Sequence[Entry], place: int, better: str) -> float | int | None:
+def _best(entries: Sequence[Entry], place: int, better: str) -> float | None:
     trained = [entry for entry in entries if not entry.untrained]
     values = [entry.values[place] for entry in trained or entries if entry.values[place] is not None]
     if not better or len(values) < 2:
@@ -176,7 +176,9 @@ def variant_entries(
     ]
 
 
-def every_cell(part: PartTable, measure: str, what: str, *, better: str = "higher", **equal) -> list[Table]:
+def every_cell(
+    part: PartTable, measure: str, what: str, *, better: str = "higher", **equal: str | int | float | None
+) -> list[Table]:
     """A folded table with a line for every token and block, where a backbone has several: columns are methods.
 
     Args:
@@ -200,6 +202,6 @@ def every_cell(part: PartTable, measure: str, what: str, *, better: str = "highe
             entries.append(Entry(f"{name}, {token} of block {layer}", numbers, backbone, untrained[backbone]))
     columns = [Column(method_title(method) or what, better) for method in methods]
     count = len(backbones_of(rows))
-    note = f"Figures and tables above show {part.token} of the last block of each backbone."
+    note = f"Figures and tables above show {part.token}, where blocks are not compared that of the last one."
     title = f"Every token and block of {count} backbone{'' if count == 1 else 's'}: {what}"
     return [number_table(title, "Backbone", columns, entries, note=note, folded=True)]

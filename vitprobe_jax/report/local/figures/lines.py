@@ -16,7 +16,7 @@ from vitprobe_jax.report.local.rows import Row, drops_of, values_by, variants_of
 
 COLUMNS = 3
 _HEIGHT = 1.45  # inches of a panel
-_LEFT = 0.52
+_LEFT = 0.56
 BOUND = "upper bound"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -82,15 +83,16 @@ def stack_figure(
 
 def _draw(axes: Axes, stack: Stack, colours: Mapping[str, str]) -> None:
     places = np.arange(len(stack.ticks))
+    left, right = places - _BAR / 2, places + _BAR / 2
     floor = np.zeros(len(places))
     for kind, colour in colours.items():
-        shares = np.asarray(stack.shares.get(kind, floor * 0.0))
-        axes.bar(places, shares, bottom=floor, width=_BAR, color=colour, linewidth=0.4, edgecolor="white", label=kind)
-        floor = floor + shares
+        top = floor + np.asarray(stack.shares.get(kind, np.zeros(len(places))))
+        # One artist for all bars of a colour: figures have thousands of bars.
+        corners = np.stack([[left, floor], [right, floor], [right, top], [left, top]]).transpose(2, 0, 1)
+        axes.add_collection(PolyCollection(corners, facecolor=colour, linewidth=0.4, edgecolor="white", label=kind))
+        floor = top
     if stack.bound:
-        for place, limit in zip(places, stack.bound, strict=True):
-            ends = [place - _BAR / 2 - 0.05, place + _BAR / 2 + 0.05]
-            axes.plot(ends, [limit, limit], color=_BOUND_COLOUR, linewidth=1.6, label=BOUND)
+        axes.hlines(stack.bound, left - 0.05, right + 0.05, color=_BOUND_COLOUR, linewidth=1.6, label=BOUND)
     axes.set_xticks(places, stack.ticks, parse_math=False)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.52, len(places) - 0.48)

@@ -14,7 +14,7 @@ from vitprobe_jax.report.local.parts import (
     variance,
 )
 from vitprobe_jax.report.local.parts.view import PartView, Sources
-from vitprobe_jax.report.local.rows import TITLES, PartTable
+from vitprobe_jax.report.local.rows import PartTable
 
 VIEWS: Mapping[str, Callable[[PartTable, Sources], PartView]] = {
     "patches": patches.view,
@@ -29,4 +29,4 @@ VIEWS: Mapping[str, Callable[[PartTable, Sources], PartView]] = {
 }
 """Each of a part that has a number on a data set; by its name, a key of `rows.TITLES`."""
 
-__all__ = ["TITLES", "VIEWS", "PartView", "Sources"]
+__all__ = ["VIEWS", "PartView", "Sources"]

@@ -15,7 +15,7 @@ from vitprobe_jax.report.local.figures.looks import MARKERS
 from vitprobe_jax.report.local.parts.patches import count_words, draw_words
 from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
 from vitprobe_jax.report.local.rows import PartTable, Row, methods_of, told_by, values_by, variants_of
-from vitprobe_jax.report.local.tables import Column, Table, number_table, variant_entries
+from vitprobe_jax.report.local.tables import Column, Table, every_cell, number_table, variant_entries
 from vitprobe_jax.report.sentences import number
 
 CONCEPTS = 6
@@ -32,6 +32,7 @@ def view(part: PartTable, sources: Sources) -> PartView:
         _best_table(means),
         _block_table(means),
         *concept_tables(_at_best(means, concepts), sources.looks, "IoU at each backbone's best block"),
+        *(every_cell(part, "miou", "mIoU", method=method) if len(part.tokens) > 1 else []),
     ]
     return PartView(_answer(means, method), [_figure(part, method, means, concepts, sources)], tables)
 
@@ -114,7 +115,7 @@ def _best_table(rows: Sequence[Row]) -> Table:
     values = {}
     for variant, curve in curves.items():
         block, best = _peak(curve)
-        values |= {(*variant, "block"): block, (*variant, "best"): best, (*variant, "last"): curve[-1][1]}
+        values |= {(*variant, "block"): float(block), (*variant, "best"): best, (*variant, "last"): curve[-1][1]}
     columns = [Column("Best block", "", 0), Column("mIoU there"), Column("mIoU at the last block")]
     places = [("block",), ("best",), ("last",)]
     return number_table("Best blocks", "Backbone", columns, variant_entries(rows, values, places))

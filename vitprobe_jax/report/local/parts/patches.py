@@ -20,6 +20,7 @@ from vitprobe_jax.report.local.rows import (
     backbones_of,
     drops_of,
     features_title,
+    is_probe,
     method_title,
     methods_of,
     shots_of,
@@ -57,18 +58,17 @@ def view(part: PartTable, sources: Sources) -> PartView:
         ),
         *every_cell(part, "miou", "mIoU", tiling=tilings[0], shots=largest),
     ]
-    return PartView(answer(last), [_sizes_figure(part, shown, sources), *pictures], tables)
+    return PartView(_answer(last), [_sizes_figure(part, shown, sources), *pictures], tables)
 
 
 def main_methods(rows: Sequence[Row]) -> list[str]:
     """The first search for neighbours and the first probe of some rows: those that sentences are about."""
     methods = methods_of(rows)
-    neighbours = [method for method in methods if "nn" in method]
-    probes = [method for method in methods if "nn" not in method]
-    return neighbours[:1] + probes[:1]
+    probes = [method for method in methods if is_probe(method)]
+    return [method for method in methods if not is_probe(method)][:1] + probes[:1]
 
 
-def answer(rows: Sequence[Row]) -> Answer:
+def _answer(rows: Sequence[Row]) -> Answer:
     """Who leads by neighbours and by a linear probe, and what leaving out features changes of either."""
     sentences, best = [], None
     for method in main_methods(rows):
@@ -83,9 +83,7 @@ def _sizes_table(rows: Sequence[Row], accuracies: Sequence[Row]) -> Table:
     sizes, entries = shots_of(rows), []
     for method in methods_of(rows):
         own = [row for row in rows if row.method == method]
-        values = {
-            (*place[:2], place[2]): value for place, value in values_by(own, "backbone", "dropped", "shots").items()
-        }
+        values = values_by(own, "backbone", "dropped", "shots")
         exact = values_by([row for row in accuracies if row.method == method], "backbone", "dropped")
         values |= {(*place, "pixels"): value for place, value in exact.items()}
         entries += variant_entries(own, values, [(size,) for size in sizes] + [("pixels",)], method_title(method))

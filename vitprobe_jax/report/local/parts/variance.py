@@ -158,7 +158,7 @@ def _curve_tables(rows: Sequence[Row]) -> list[Table]:
             removed, first, best = _best(curve)
             of = {"backbone": backbone, "untrained": untrained[backbone], "group": method_title(method)}
             values = dict(curve)
-            summary.append(Entry(backbone, [first, best, removed, values.get(200)], **of))
+            summary.append(Entry(backbone, [first, best, float(removed), values.get(200)], **of))
             every.append(Entry(backbone, [values.get(step) for step in steps], **of))
     if not summary:
         return []

@@ -1,0 +1,112 @@
+"""Published numbers of study 2 beside a run's: the right ones, and what forbids to take them for a reproduction."""
+
+import pytest
+
+from tests.report.local.made import Made
+from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
+from vitprobe_jax.metrics.measurements import make_measurements
+from vitprobe_jax.report.local.paper import compare_with_paper, facts
+from vitprobe_jax.report.local.rows import part_tables
+from vitprobe_jax.report.paper import paper_numbers
+
+EXACT = (("dino_vitb16", "dino", "DINO"), ("mae_vitb16", "mae", "MAE"))
+
+
+def compare(config=None, **options):
+    made = Made(**{"parts": ("patches", "variance", "context"), "backbones": EXACT} | options)
+    return made.rows(), compare_with_paper(part_tables(make_measurements(made.rows())), config or {})
+
+
+def test_every_printed_number_is_a_fact_once():
+    printed = paper_numbers()["local"]
+    expected = sum(value is not None for name in ("dino", "mae200", "simmim") for value in printed["patch_miou"][name])
+    expected += 3 * 4 + 3 + 4 + 4 * 4 + 2  # the other models; removal; whole images of Table 5; context; overlap
+    assert len(facts()) == len({fact.words for fact in facts()}) == expected
+
+
+def test_numbers_of_the_run_are_those_of_the_same_place():
+    rows, found = compare(parts=("patches",))
+    row = next(row for row in found.rows if row.what == "mIoU by 1-NN, tiles, mae-200, Cityscapes")
+    (own,) = (
+        row["value"]
+        for row in rows
+        if (row["dataset"], row["backbone"], row["dropped"], row["method"], row["tiling"], row["shots"], row["measure"])
+        == ("cityscapes:streets", "mae_vitb16", 200, "1-nn", "tiles", 8, "miou")
+    )
+    assert (row.where, row.variant, row.value) == ("Table 2", "mae_vitb16-200", own)
+    assert row.published == 0.295
+    assert row.difference == pytest.approx(own - 0.295, abs=1e-12)
+    whole = next(row for row in found.rows if row.what == "mIoU by a linear probe, whole images, dino, Cityscapes")
+    assert (whole.where, whole.published) == ("Table 5", 0.34)
+    assert {row.dataset for row in found.rows if "ADE20K" in row.what} == {"ade20k:rooms"}
+
+
+def test_removal_overlap_and_context_have_their_counterparts():
+    rows, found = compare(parts=("variance", "context"))
+    by_what = {row.what: row for row in found.rows}
+    curve = by_what["mIoU by 1-NN, mae-10, Cityscapes"]
+    assert (curve.part, curve.published) == ("variance", 0.17)
+    assert curve.value == next(
+        row["value"]
+        for row in rows
+        if (row["part"], row["backbone"], row.get("dropped"), row.get("method"), row["measure"])
+        == ("variance", "mae_vitb16", 10, "1-nn", "miou")
+    )
+    overlap = by_what["share of the top 200 features that are the same, mae, Cityscapes and ADE20K"]
+    assert (overlap.value, overlap.published) == (0.975, 0.98)
+    means = [row for row in found.rows if row.what.startswith("R2, mean, ")]
+    assert [row.variant for row in means] == [
+        "mae_vitb16",
+        "mae_vitb16-200",
+        "mae_vitb16, without 200 at random",
+        "mae_vitb16, only the top 200",
+    ]
+    assert [row.published for row in means] == [0.6754, 0.671, 0.651, 0.55]
+    assert "share of the top 200 features that are the same, mae, Cityscapes and FAIR1M" in found.absent
+
+
+def test_controls_never_stand_for_a_model():
+    _, found = compare(backbones=(("mae_vitb16", "mae", UNTRAINED),), parts=("patches",))
+    assert found.rows == found.caveats == ()
+    assert len(found.absent) == sum(fact.part == "patches" for fact in facts())
+
+
+def test_other_backbones_data_and_protocol_are_told():
+    backbones = (("dino_vits16", "dino", "DINO"), ("deit_vits16", "deit", "supervised (DeiT)"))
+    config = {"max_images": 40, "metric": "cosine", "images_per_group": [1], "tile": 0}
+    _, found = compare(config, backbones=backbones, datasets=("shapes:40",), parts=("patches",))
+    assert found.caveats[0].startswith("Not a reproduction: ")
+    for wanted in (
+        "Other data: shapes:40 is set beside the paper's Cityscapes.",
+        "Other weights: dino_vits16 stands for the paper's DINO, taken to be a ViT-B.",
+        "Other weights: deit_vits16 stands for the paper's supervised ViT, taken to be a ViT-B.",
+        "Other protocol: max_images is 40, the paper's 0.",
+        "Other protocol: metric is cosine, the paper's l2.",
+    ):
+        assert wanted in found.caveats
+    assert not any("images_per_group" in caveat for caveat in found.caveats)  # the paper's are of Cityscapes
+    _, found = compare(config, parts=("patches",))
+    assert "Other protocol: images_per_group is 1, the paper's 2, 4, 8." in found.caveats
+
+
+def test_a_few_classes_are_other_data_and_all_of_them_cannot_be_told_apart():
+    _, found = compare(parts=("patches",), datasets=("cityscapes:streets",))
+    assert any(caveat.startswith("Other data, or a part: 6 concepts of cityscapes:streets") for caveat in found.caveats)
+    classes = tuple((i, f"class {i}", "class") for i in range(1, 21))  # the last one of the made ones has no pixel
+    _, found = compare(parts=("patches",), datasets=("cityscapes:streets",), concepts=classes, shots=(8,))
+    assert found.caveats[0].startswith("A reproduction only if what cannot be seen from here is the same")
+    unseen = "Whether images and annotations of cityscapes:streets are those of Cityscapes cannot be seen from here."
+    assert unseen in found.caveats
+    assert "Whether mae_vitb16 holds the paper's weights of MAE cannot be seen from here." in found.caveats
+
+
+def test_the_vit_b_stands_before_others_of_its_family():
+    backbones = (("mae_vitl16", "mae", "MAE"), ("mae_vitb16_decoder", "mae", "MAE"))
+    _, found = compare(backbones=backbones, parts=("patches",))
+    assert {row.backbone for row in found.rows} == {"mae_vitb16_decoder"}
+
+
+def test_parts_without_printed_numbers_compare_to_nothing():
+    _, found = compare(parts=("tracking", "scale"))
+    assert (found.rows, found.absent, found.caveats) == ((), (), ())
+    assert found.source
