@@ -55,7 +55,7 @@ PAGE_SUBSTITUTIONS = {
 
 SMALL = {
     "experiments.sweep": "--image_size=32 --tokens=k --shots=1,3 --trials=2 --max_images=16 --min_positives=1",
-    "experiments.local": "--image_size=32 --tile=64 --images_per_group=1,2 --val_images_per_group=1 --drop_features=0,4 "
+    "experiments.local": "--image_size=32 --tile=64 --images_per_group=1,2 --val_images_per_group=2 --drop_features=0,4 "
     "--whole_size=64x64 --corruptions=noise --transformations=shift --gaps=1 --methods=knn,linear --examples=1",
     "experiments.pretrain": "--steps=2 --batch_size=8 --dataset=shapes:16",
 }

@@ -26,6 +26,7 @@ from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.measurements import MEASUREMENTS, make_measurements
 from vitprobe_jax.report.local.page import write_local_report
+from vitprobe_jax.report.local.pictures import picture_stem
 
 _OFFERED_BY = {
     "masks": "cityscapes:DIR, ade20k:DIR, fair1m:DIR, broden:DIR or shapes:N",
@@ -137,9 +138,9 @@ def _note_draw(drawn: Drawn, folder: ResultsFolder) -> None:
 
 def _measure(part: Part, bench: Workbench, folder: ResultsFolder) -> list[epath.Path]:
     """Measures what is not finished of a part; the paths of all its cells' rows."""
-    backbone, slug = bench.backbone.spec.name, bench.dataset.name.replace(":", "_").replace("/", "_")
+    backbone = bench.backbone.spec.name
     cells = part.cells(bench)
-    paths = [folder.cell(backbone, slug, part.name, *cell) for cell in cells]
+    paths = [folder.cell(backbone, picture_stem(bench.dataset.name, part.name, *cell)) for cell in cells]
     there = processes.from_first(np.array([processes.is_first() and path.exists() for path in paths]))
     todo = [cell for cell, finished in zip(cells, there, strict=True) if not finished]
     label = f"{part.name}, {backbone} on {bench.dataset.name}"
@@ -152,7 +153,7 @@ def _measure(part: Part, bench: Workbench, folder: ResultsFolder) -> list[epath.
             measured = part.measure(bench, cell, todo)
         if processes.is_first():
             rows = make_measurements([*measured.rows, *_skipped_variants(part, bench, cell)])
-            _add(folder, folder.cell(backbone, slug, part.name, *cell), rows, measured.pictures)
+            _add(folder, folder.cell(backbone, picture_stem(bench.dataset.name, part.name, *cell)), rows, measured.pictures)
     return paths
 
 

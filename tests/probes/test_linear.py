@@ -12,7 +12,7 @@ from vitprobe_jax.probes import linear
 from vitprobe_jax.probes.linear import LinearConfig, batch_order, fit_linear, predict
 
 CLASSES, WIDTH, LOUD = 4, 10, [1, 4, 8]
-PLAIN = LinearConfig(l2=1e-3)
+PLAIN = LinearConfig(l2=1e-3, max_steps=200, gradient_norm=1e-5)
 BATCH_NORM = LinearConfig(batch_norm=True, l2=1e-3, steps=300, batch_size=512, learning_rate=0.1)
 
 
@@ -77,10 +77,9 @@ def test_a_plain_probe_is_the_minimum_that_scikit_learn_finds(data, fitted, riva
     rows, labels, *_ = data
     probes, moments = fitted[PLAIN], feature_moments(rows)
     weights = probes.w[0] * np.sqrt(moments.variance)
-    # Where the gradient is shorter than 1e-4, weights are off by that over the curvature: 0.02 for the rarest class.
-    np.testing.assert_allclose(weights, rival.coef_, atol=5e-3)
+    np.testing.assert_allclose(weights, rival.coef_, atol=2e-3)
     intercept = probes.b[0] + probes.w[0].astype(np.float64) @ moments.mean
-    np.testing.assert_allclose(intercept - intercept.mean(), rival.intercept_ - rival.intercept_.mean(), atol=5e-3)
+    np.testing.assert_allclose(intercept - intercept.mean(), rival.intercept_ - rival.intercept_.mean(), atol=2e-3)
     minimum = log_loss(labels, rival.predict_proba(standardized(rows, rows))) + PLAIN.l2 / 2 * (rival.coef_**2).sum()
     assert probes.loss[0] + PLAIN.l2 / 2 * (weights**2).sum() == pytest.approx(minimum, abs=2e-6)
 

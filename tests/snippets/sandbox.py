@@ -35,8 +35,9 @@ def write_files(folder: Path) -> None:
     for i in range(24):
         write_image(folder / f"made/plain/images/{i}.jpg", 32, 32)
         save_mask(folder / f"made/plain/masks/{i}.png", rng.integers(1, 4, (2, 2)).repeat(16, 0).repeat(16, 1))
-    write_cityscapes(folder / "made/streets", cities={"train": {"aachen": 2, "bochum": 2}, "val": {"frankfurt": 2}})
-    write_fair1m(folder / "made/aerial", seed=0, size=(224, 224))
+    cities = {"train": {"aachen": 2, "bochum": 2}, "val": {"frankfurt": 2}}
+    write_cityscapes(folder / "made/streets", cities=cities, size=(192, 384))
+    write_fair1m(folder / "made/aerial", seed=0, size=(224, 224), cell=112)
     write_mot17(folder / "made/people", seed=0, sequences=("MOT17-02-FRCNN",), num_frames=4, size=(64, 96))
     (folder / "made/plain/names.csv").write_text("number,name\n1,sky\n2,grass\n3,road\n")
     make = f"--input={folder / 'made/plain'}", f"--output={folder / 'made/broden'}"

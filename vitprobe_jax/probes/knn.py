@@ -35,7 +35,7 @@ ALIGNED = 128
 the base score equally to the last bit."""
 
 
-SAMPLE = 4096
+SAMPLE = 1024
 """Rows that tell the mean of the base."""
 LARGEST = 1e17
 """Squares of larger values, added up, would leave float32's range."""
@@ -177,9 +177,12 @@ def _shift(base):
     deviation = jnp.std(some, axis=0)
     exponent = jax.lax.bitcast_convert_type(jnp.where(deviation > 0, deviation, 1.0), jnp.int32) & 0x7F800000
     unit = jax.lax.bitcast_convert_type(exponent, jnp.float32)
-    # Without their sign, bits are ordered as the values are, NaN beyond all.
-    largest = jnp.max(jnp.abs(base)) if base.dtype == jnp.float32 else _float32(jnp.max(base & 0x7FFF))
-    return first + jnp.round(jnp.mean(some, axis=0) / unit) * unit, largest
+    at_once = min(len(base), SAMPLE)
+    largest = jax.lax.map(
+        lambda start: jnp.max(jnp.abs(_float32(jax.lax.dynamic_slice_in_dim(base, start, at_once)))),
+        jnp.arange(0, len(base), at_once),
+    )
+    return first + jnp.round(jnp.mean(some, axis=0) / unit) * unit, jnp.max(largest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,11 +225,11 @@ def _plan(num_queries: int, num_rows: int, width: int, k: int, metric: Metric, m
     kept = min(k + SPARE, num_blocks * (size // group))
 
     def needed(rows: int, together: int, tile: int) -> int:
-        parts = 4 * size * width + 2 * rows * width
+        """Bytes, of whichever step needs most: finding maxima, sorting them, looking into groups."""
         maxima = rows * together * (size // group)
-        chosen = rows * kept * (8 + 3 * COARSE)
-        looked_into = 3 * tile * kept * group * width
-        return 4 * (parts + chosen + max(rows * size + 2 * maxima, looked_into))
+        sorting = maxima // COARSE + 3 * rows * kept * COARSE
+        rest = 3 * size * width + 2 * rows * width + 8 * rows * kept
+        return 4 * (rest + max(maxima + max(rows * size, sorting), 3 * tile * kept * group * width))
 
     while rows > LEAST_ROWS and needed(rows, 1, 1) > memory:
         rows //= 2
