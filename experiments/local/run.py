@@ -48,7 +48,7 @@ def run_local(config: LocalConfig) -> epath.Path | None:
     mesh, local_mesh = processes.make_meshes(config.mesh)
     backbones = load_backbones(config)
     _check_drops(config, backbones)
-    datasets = [open_dataset(spec, seed=config.seed) for spec in config.datasets]
+    datasets = [open_dataset(spec, seed=config.seed).select(()) for spec in config.datasets]
     work = {dataset.name: _suited(config, dataset) for dataset in datasets}
     _check_names(datasets)
     idle = _idle_parts(config, datasets, work)
@@ -128,8 +128,10 @@ def _note_draw(drawn: Drawn, folder: ResultsFolder) -> None:
     """Tells of groups that have fewer images than are asked for."""
     for split, draw in drawn.draws.items():
         if draw.lacking:
-            shown = ", ".join(f"{name} has {count}" for name, count in list(draw.lacking.items())[:5])
-            more = f" and {len(draw.lacking) - 5} more" if len(draw.lacking) > 5 else ""
+            few = [f"{name} has {count}" for name, count in draw.lacking.items() if count]
+            more = [f"{len(few) - 5} others have some"] if len(few) > 5 else []
+            none = [f"{len(draw.lacking) - len(few)} have none"] if len(few) < len(draw.lacking) else []
+            shown = "; ".join([*few[:5], *more, *none])
             flag = "images_per_group" if split == "train" else "val_images_per_group"
             text = f"{drawn.dataset.name}, {split}: fewer images than --{flag} asks for: {shown}{more}; all of them are used"
             logging.warning("%s", text)
@@ -153,7 +155,12 @@ def _measure(part: Part, bench: Workbench, folder: ResultsFolder) -> list[epath.
             measured = part.measure(bench, cell, todo)
         if processes.is_first():
             rows = make_measurements([*measured.rows, *_skipped_variants(part, bench, cell)])
-            _add(folder, folder.cell(backbone, picture_stem(bench.dataset.name, part.name, *cell)), rows, measured.pictures)
+            _add(
+                folder,
+                folder.cell(backbone, picture_stem(bench.dataset.name, part.name, *cell)),
+                rows,
+                measured.pictures,
+            )
     return paths
 
 

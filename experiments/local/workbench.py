@@ -72,11 +72,15 @@ class Drawn:
                     raise
         raise InputError(f"--dataset: {self.dataset.name} has no images; give one that has some")
 
+    @property
+    def tile(self) -> int:
+        """Side of a tile in pixels of the images: `--tile`, or the data set's own; 0 where they are tiles already."""
+        return self.dataset.tile and (self.config.tile or self.dataset.tile)
+
     @functools.cached_property
     def tiles(self) -> dict[Split, TiledSplit]:
         """The drawn images cut into tiles."""
-        side = self.config.tile or self.dataset.tile
-        return {name: TiledSplit(split, side) for name, split in self.splits.items()}
+        return {name: TiledSplit(split, self.tile) for name, split in self.splits.items()}
 
     def counts(self, tiling: str, split: Split, size: tuple[int, int], patch_size: int) -> LabelCounts:
         """What the patches carry, of the images or of their tiles."""
@@ -162,7 +166,7 @@ class Workbench:
     @property
     def tile(self) -> int:
         """Side of a tile in pixels of the images; 0 where they are not cut."""
-        return self.config.tile or self.dataset.tile
+        return self.drawn.tile
 
     def counts(self, tiling: str, split: Split) -> LabelCounts:
         """What the patches of the drawn images carry."""

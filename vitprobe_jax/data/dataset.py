@@ -140,7 +140,6 @@ class Dataset:
             (`sky`). () where the data set does not tell.
         tile: side in pixels of the tiles that its images are cut into for a model of 224 pixels, 0 where they are as small
             as that.
-        gsd: metres a pixel of its images, where all have the same and it is known.
     """
 
     name: str
@@ -151,7 +150,6 @@ class Dataset:
     unprobed: tuple[str, ...] = ()
     supercategories: tuple[str | None, ...] = ()
     tile: int = 256
-    gsd: float | None = None
 
     @property
     def categories(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from itself.
 
 import dataclasses
 import functools
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,27 @@ CALL = 8
 ALIGNED = 128
 """Rows of a block are a multiple of these, so that the product computes all of them in the same way, and equal rows of
 the base score equally to the last bit."""
-
-
 SAMPLE = 1024
 """Rows that tell the mean of the base."""
 LARGEST = 1e17
 """Squares of larger values, added up, would leave float32's range."""
+FEW_ROWS = 128
 LEAST_ROWS = 8
 """Queries of a block, where memory does not allow more."""
+
+
+class Blocks(NamedTuple):
+    """Sizes at most: queries of a block, rows of a block of the base, bytes of the rows that are looked into together."""
+
+    rows: int
+    size: int
+    tile: int
+
+
+CPU_BLOCKS = Blocks(rows=1024, size=1024, tile=4 << 20)
+"""A core's cache holds its share of a product."""
+ACCELERATOR_BLOCKS = Blocks(rows=4096, size=8192, tile=256 << 20)
+"""An accelerator wants much work at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +105,9 @@ def nearest(
         Scores and indices; where the groups leave fewer than k rows, the index is -1 and the score inf (`cosine`: -inf).
 
     Raises:
-        InputError: k is not in 1..N, sizes do not fit each other, a value is not finite, or memory does not suffice.
+        InputError: k is not in 1..N, a value is not finite or beyond `LARGEST`, or memory does not suffice.
     """
-    _check(queries, base, k, metric, query_groups, base_groups)
+    _check(len(base), k, metric, query_groups, base_groups)
     mesh = make_mesh(jax.local_devices()[:1]) if mesh is None else mesh
     plan = _plan(len(queries), *base.shape, k, metric, memory, mesh)
     base = replicate(_as_carried(base), mesh)
@@ -112,8 +125,9 @@ def nearest(
         # Blocks of padding alone are passed over.
         blocks = -(-(len(queries) - start) // plan.rows) - plan.blocks * np.arange(mesh.size)
         part.append(np.clip(blocks, 0, plan.blocks).astype(np.int32))
-        found.append(_search(deal(part, mesh), (base, shift, groups), mesh=mesh, plan=plan))
-    scores, indices = (np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*found, strict=True))
+        of_part = _search(deal(part, mesh), (base, shift, groups), mesh=mesh, plan=plan)
+        found.append(tuple(np.asarray(leaf) for leaf in of_part))
+    scores, indices = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Neighbours(scores[: len(queries)], indices[: len(queries)])
 
 
@@ -131,24 +145,21 @@ def classify(neighbour_labels: Int[np.ndarray, "Q k"], num_classes: int) -> Int[
     return np.take_along_axis(neighbour_labels, np.argmax(votes, axis=1)[:, None], axis=1)[:, 0]
 
 
-def _check(queries, base, k, metric, query_groups, base_groups):
+def _check(num_rows, k, metric, query_groups, base_groups):
     if metric not in get_args(Metric):
         raise InputError(f"metric: {metric!r} is none of {', '.join(get_args(Metric))}")
-    if not 1 <= k <= len(base):
-        raise InputError(f"k={k}: not in 1..{len(base)}, the number of rows to choose from; give another")
-    if queries.shape[1] != base.shape[1]:
-        raise InputError(f"queries have {queries.shape[1]} features, the rows to choose from {base.shape[1]}")
+    if not 1 <= k <= num_rows:
+        raise InputError(f"k={k}: not in 1..{num_rows}, the number of rows to choose from; give another")
     if (query_groups is None) != (base_groups is None):
         raise InputError("query_groups and base_groups: one is given without the other; give both or none")
-    for rows, groups, name in ((queries, query_groups, "query_groups"), (base, base_groups, "base_groups")):
-        if groups is not None and len(groups) != len(rows):
-            raise InputError(f"{name}: {len(groups)} groups of {len(rows)} rows; give one each")
 
 
 def _as_carried(base):
     """float32, or the bits of bfloat16: of that, XLA for CPUs would make float32 as a whole before it takes any part."""
     if base.dtype == jnp.bfloat16:
-        return base.view(np.uint16) if isinstance(base, np.ndarray) else jax.lax.bitcast_convert_type(base, jnp.uint16)
+        if isinstance(base, np.ndarray):
+            return np.ascontiguousarray(base).view(np.uint16)
+        return jax.lax.bitcast_convert_type(base, jnp.uint16)
     return base.astype(np.float32) if base.dtype != np.float32 else base
 
 
@@ -213,11 +224,9 @@ class _Plan:
 
 def _plan(num_queries: int, num_rows: int, width: int, k: int, metric: Metric, memory: int, mesh: Mesh) -> _Plan:
     """Sizes for which a device needs no more than `memory`."""
-    cpu = mesh.devices.flat[0].platform == "cpu"
-    # A core's cache holds its share of a product, an accelerator wants much work at a time.
-    most_rows, most_size, most_tile = (1024, 1024, 4 << 20) if cpu else (4096, 8192, 256 << 20)
-    rows = min(most_rows, max(8, 1 << (num_queries - 1).bit_length()))
-    size = min(most_size, -(-num_rows // ALIGNED) * ALIGNED)
+    most = CPU_BLOCKS if mesh.devices.flat[0].platform == "cpu" else ACCELERATOR_BLOCKS
+    rows = min(most.rows, max(LEAST_ROWS, 1 << (num_queries - 1).bit_length()))
+    size = min(most.size, -(-num_rows // ALIGNED) * ALIGNED)
     num_blocks = -(-num_rows // size)
     # What is sorted, N / group, and what is computed again, kept * group, take about as long where this balances them.
     balance = np.sqrt(num_rows / (k + SPARE)) / 10
@@ -231,17 +240,19 @@ def _plan(num_queries: int, num_rows: int, width: int, k: int, metric: Metric, m
         rest = 3 * size * width + 2 * rows * width + 8 * rows * kept
         return 4 * (rest + max(maxima + max(rows * size, sorting), 3 * tile * kept * group * width))
 
-    while rows > LEAST_ROWS and needed(rows, 1, 1) > memory:
+    # Sorting few maxima again and again would take longer than products with fewer queries.
+    enough = min(num_blocks, -(-COARSE * kept * group // size))
+    while rows > LEAST_ROWS and needed(rows, enough if rows > FEW_ROWS else 1, 1) > memory:
         rows //= 2
     least = needed(rows, 1, 1)
     if least > memory:
-        raise InputError(f"memory: {memory / 2**20:.0f} MiB are too few; give {-(-least // 2**20)} or more")
-    tile = max(1, min(rows, 1 << (most_tile // (4 * kept * group * width)).bit_length() >> 1))
+        raise InputError(f"memory: {memory / 2**20:.1f} MiB are too few; give {-(-least // 2**20)} or more")
+    tile = max(1, min(rows, 1 << (most.tile // (4 * kept * group * width)).bit_length() >> 1))
     while needed(rows, 1, tile) > memory:
         tile //= 2
     passes = next(n for n in range(1, num_blocks + 1) if needed(rows, -(-num_blocks // n), tile) <= memory)
-    of_device = -(-num_queries // (rows * mesh.size))
-    blocks = -(-of_device // -(-of_device // CALL)) if of_device else 0
+    of_device = max(1, -(-num_queries // (rows * mesh.size)))
+    blocks = -(-of_device // -(-of_device // CALL))
     return _Plan(k, metric, rows, blocks, size, group, -(-num_blocks // passes), kept, tile)
 
 

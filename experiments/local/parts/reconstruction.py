@@ -188,7 +188,9 @@ def _target(bench: Workbench, predicted, images, seen) -> MAETarget:
     np.put_along_axis(masked, seen, False, axis=1)
     target = find_target(*map(jnp.asarray, (predicted, images, masked)), spec.preprocess, spec.config.patch_size)
     lent = "; mean and deviation of each patch are lent from the image" if target == "normalised patches" else ""
-    bench.rows.folder.note(f"{spec.name}: by its predictions, its decoder was trained to predict {target}{lent}")
+    bench.rows.folder.note(
+        f"{spec.name}: by its predictions on {bench.dataset.name}, its decoder was trained to predict {target}{lent}"
+    )
     return target
 
 

@@ -76,7 +76,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
 
 def native_gsd(bench: Workbench) -> float:
     """Metres a pixel of the images as they are; 1 where nobody knows, which the results get a note of."""
-    known = bench.dataset.gsd or bench.config.native_gsd
+    known = bench.config.native_gsd
     if known is None:
         bench.rows.folder.note(
             f"{bench.dataset.name}: the metres a pixel of its images are not known (--native_gsd tells them); part scale "

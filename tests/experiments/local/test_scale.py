@@ -77,8 +77,8 @@ def test_a_resized_image_covers_the_same_ground(tmp_path):
         seen.append(view)
         return planted(view, split)
 
-    flags = ("--gsds=0.3,0.5,0.7,2.4", "--native_gsd=7", "--drop_features=0,3")
-    rows = rows_of(bench_of(tmp_path, *flags, planted=watched, side=(25, 36), gsd=0.3))
+    flags = ("--gsds=0.3,0.5,0.7,2.4", "--native_gsd=0.3", "--drop_features=0,3")
+    rows = rows_of(bench_of(tmp_path, *flags, planted=watched, side=(25, 36)))
     for view in seen:
         height, width = view.size
         assert height == width
