@@ -44,7 +44,8 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
         InputError: bad input of any kind; what was finished before stays in the results folder.
     """
     mesh, local_mesh = processes.make_meshes(config.mesh)
-    backbones = [_variant(backbone, config.drop_features) for backbone in load_backbones(config)]
+    whole = load_backbones(config)
+    backbones = [_variant(backbone, config.drop_features) for backbone in whole]
     if config.pixel_level:
         for backbone in backbones:
             pixel_grid(config, backbone)
@@ -52,7 +53,7 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
     dataset.require_splits(*SPLITS)
     folder = ResultsFolder(config.out, config.seed)
     if not config.dry_run:
-        folder = processes.on_first(lambda: ResultsFolder.open(config, input_digests(dataset, backbones))) or folder
+        folder = processes.on_first(lambda: ResultsFolder.open(config, input_digests(dataset, whole))) or folder
     data = PreparedData(config, config.task, dataset, folder, mesh, local_mesh)
     if config.feature_norm != "none":
         changes = CHANGES[config.feature_norm]

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tests.probes.tables import planted_rows, random_labels
+from vitprobe_jax.features.moments import highest_variance, table_variance
 from vitprobe_jax.features.streaming import HostRows
 from vitprobe_jax.features.table import DATA_AXIS, place_table
 from vitprobe_jax.metrics.counts import count_cosine, count_hyperplanes
@@ -32,7 +33,8 @@ def fit_and_count(mesh: Mesh, *, resident: bool) -> dict[str, np.ndarray]:
     rows, _ = planted_rows(rng, labels, width=10, strength=3.0)
     table = place_table(HostRows(rows), labels, mesh, resident=resident, device_bytes=rows.nbytes // 8)
     concepts = np.arange(len(labels.concepts), dtype=np.int32)
-    norm = fit_feature_norm(table, kind="standardize")
+    keep = highest_variance(table_variance(table), 2)
+    norm = fit_feature_norm(table, kind="standardize", keep=keep)
     identities = [concept_identity(concept) for concept in labels.concepts]
     pools = draw_pools(labels, ratio=20, seed=0)
     config = HyperplaneConfig(rounds=2, batch_size=32)

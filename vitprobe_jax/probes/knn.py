@@ -327,7 +327,7 @@ def _choose_groups(block, whole, plan):
         return jax.lax.dynamic_update_slice_in_dim(maxima, found, column, axis=1), None
 
     def merge(best, first):
-        maxima = jnp.full((plan.rows, plan.together * per_block), -jnp.inf)
+        maxima = jnp.full((len(queries), plan.together * per_block), -jnp.inf)
         maxima, _ = jax.lax.scan(visit, maxima, first + jnp.arange(plan.together))
         found = _largest(maxima, min(plan.kept, maxima.shape[1]))
         numbers = jnp.concatenate([best[1], first * per_block + found], axis=1)
@@ -336,7 +336,7 @@ def _choose_groups(block, whole, plan):
         return (values, jnp.take_along_axis(numbers, order, axis=1)), None
 
     num_blocks = -(-num_rows // plan.size)
-    shape = (plan.rows, plan.kept)
+    shape = (len(queries), plan.kept)
     best = jnp.full(shape, -jnp.inf), jnp.zeros(shape, jnp.int32)
     (values, numbers), _ = jax.lax.scan(merge, best, jnp.arange(0, num_blocks, plan.together))
     return jnp.sort(jnp.where(values > -jnp.inf, numbers, num_blocks * per_block), axis=1)
@@ -386,4 +386,4 @@ def _look_into(block, chosen, whole, plan):
         return (scores if plan.metric == "cosine" else -scores), index
 
     tiles = jax.tree.map(lambda leaf: leaf.reshape(-1, plan.tile, *leaf.shape[1:]), (block, chosen))
-    return jax.tree.map(lambda leaf: leaf.reshape(plan.rows, -1), jax.lax.map(of_tile, tiles))
+    return jax.tree.map(lambda leaf: leaf.reshape(len(chosen), -1), jax.lax.map(of_tile, tiles))
