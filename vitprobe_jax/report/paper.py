@@ -39,6 +39,7 @@ _PROTOCOL = {
     "max_images": 0,
     "patches_per_image": 0,
     "feature_norm": "none",
+    "drop_features": 0,
     "categories": (),
     "hyperplane.rounds": 5,
     "hyperplane.epochs": 3,
