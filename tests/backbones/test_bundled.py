@@ -52,6 +52,7 @@ def drawings() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "control"), list(zip(TRAINED, ("untrained_dino_tiny", "untrained_mae_tiny"), strict=True))
 )

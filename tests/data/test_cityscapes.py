@@ -39,7 +39,7 @@ def test_tree_is_listed_by_city(folder):
     assert isinstance(train, SizedSplit)
     assert (train.group_names, val.group_names) == (("aachen", "bochum"), ("frankfurt",))
     assert [train.groups(i) for i in range(6)] == [("aachen",)] * 3 + [("bochum",)] * 3
-    assert (dataset.tile, dataset.gsd, dataset.skip_corrupt) == (256, None, False)
+    assert (dataset.tile, dataset.skip_corrupt) == (256, False)
 
 
 def test_classes_are_those_that_are_evaluated(folder):

@@ -236,6 +236,7 @@ def test_slots_are_as_small_as_the_concepts_allow():
     assert table.slots.tolist() == [[[40_000]]]
 
 
+@pytest.mark.slow
 def test_building_takes_twice_the_table_at_most():
     """Measured by tracemalloc, which NumPy reports its arrays to."""
     masks = tuple(np.random.default_rng(i).integers(1, 3, (14, 14)).astype(np.int32) for i in range(4))

@@ -9,6 +9,7 @@ from experiments.protocol import Outcome, format_outcomes, outcomes
 from tests.experiments.test_sweep import shapes_config
 
 
+@pytest.mark.slow
 def test_every_combination_is_tried_on_every_token(tmp_path, monkeypatch):
     monkeypatch.setattr(protocol, "SETTINGS", (("sgd", 1e-1), ("sgd", 1e6)))
     monkeypatch.setattr(protocol, "FEATURE_NORMS", ("none", "standardize"))

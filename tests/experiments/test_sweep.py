@@ -254,6 +254,7 @@ def test_the_run_tells_of_steps_too_long_and_of_the_feature_norm(tmp_path):
     assert any(note.startswith("--feature_norm=center: the training mean") for note in notes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_page")
 def test_without_features_of_high_variance_a_backbone_is_a_variant_of_its_own(sweep, tmp_path):
     """Under every rule the same ones are left out; on the draws of the whole backbone, beside which it can stand."""
@@ -328,6 +329,7 @@ def test_memory_bounds_and_devices_change_no_byte(sweep, tmp_path):
     assert same_results(Path(config.out), Path(sweep[0].out))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_page")
 def test_fewer_patches_an_image_are_a_sample_of_the_same(sweep, tmp_path):
     config = shapes_config(tmp_path / "out", "--patches_per_image=8", "--nopixel_level", *SMALL)

@@ -41,6 +41,7 @@ def test_one_device_and_eight_take_the_same_step(make):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", OBJECTIVES)
 def test_training_lowers_the_loss_of_one_batch(make):
     _, shown = train(make, 8, STEPS)

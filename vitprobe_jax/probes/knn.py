@@ -9,6 +9,7 @@ from itself.
 
 import dataclasses
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -30,6 +31,8 @@ COARSE = 16
 """Groups that are first compared by their largest maximum: sorting all maxima of a large base would take long."""
 CALL = 8
 """Blocks of queries of one call of the program: a new call finds its memory untouched, which takes time."""
+IN_FLIGHT = 2
+"""Calls at a time: on a CPU, one sorts on a single core while the other multiplies."""
 ALIGNED = 128
 """Rows of a block are a multiple of these, so that the product computes all of them in the same way, and equal rows of
 the base score equally to the last bit."""
@@ -109,7 +112,7 @@ def nearest(
     """
     _check(len(base), k, metric, query_groups, base_groups)
     mesh = make_mesh(jax.local_devices()[:1]) if mesh is None else mesh
-    plan = _plan(len(queries), *base.shape, k, metric, memory, mesh)
+    plan = _plan(len(queries), *base.shape, k, metric, memory // IN_FLIGHT, mesh)
     base = replicate(_as_carried(base), mesh)
     groups = None if base_groups is None else replicate(base_groups.astype(np.int32), mesh)
     shift, largest = _shift(base)
@@ -118,15 +121,19 @@ def nearest(
         if not float(number) <= LARGEST:
             raise InputError(f"{name}: values must be finite and at most {LARGEST:.0e}; look at what computed them")
     at_once = mesh.size * plan.blocks * plan.rows
-    found = [(np.zeros((0, k), np.float32), np.zeros((0, k), np.int32))]
-    for start in range(0, len(queries), at_once):
+
+    def search(start: int) -> tuple[np.ndarray, np.ndarray]:
         own = () if query_groups is None else (query_groups[start : start + at_once].astype(np.int32),)
         part = [_padded(leaf, at_once) for leaf in (queries[start : start + at_once], *own)]
         # Blocks of padding alone are passed over.
         blocks = -(-(len(queries) - start) // plan.rows) - plan.blocks * np.arange(mesh.size)
         part.append(np.clip(blocks, 0, plan.blocks).astype(np.int32))
-        of_part = _search(deal(part, mesh), (base, shift, groups), mesh=mesh, plan=plan)
-        found.append(tuple(np.asarray(leaf) for leaf in of_part))
+        return tuple(np.asarray(leaf) for leaf in _search(deal(part, mesh), (base, shift, groups), mesh=mesh, plan=plan))
+
+    # Devices that talk to each other have to do so in one order.
+    with ThreadPoolExecutor(IN_FLIGHT if mesh.size == 1 else 1) as pool:
+        found = [(np.zeros((0, k), np.float32), np.zeros((0, k), np.int32))]
+        found += pool.map(search, range(0, len(queries), at_once))
     scores, indices = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Neighbours(scores[: len(queries)], indices[: len(queries)])
 
@@ -223,7 +230,7 @@ class _Plan:
 
 
 def _plan(num_queries: int, num_rows: int, width: int, k: int, metric: Metric, memory: int, mesh: Mesh) -> _Plan:
-    """Sizes for which a device needs no more than `memory`."""
+    """Sizes for which a device needs no more than `memory` in a call."""
     most = CPU_BLOCKS if mesh.devices.flat[0].platform == "cpu" else ACCELERATOR_BLOCKS
     rows = min(most.rows, max(LEAST_ROWS, 1 << (num_queries - 1).bit_length()))
     size = min(most.size, -(-num_rows // ALIGNED) * ALIGNED)
@@ -246,13 +253,14 @@ def _plan(num_queries: int, num_rows: int, width: int, k: int, metric: Metric, m
         rows //= 2
     least = needed(rows, 1, 1)
     if least > memory:
-        raise InputError(f"memory: {memory / 2**20:.1f} MiB are too few; give {-(-least // 2**20)} or more")
+        given, least = (IN_FLIGHT * size / 2**20 for size in (memory, least))
+        raise InputError(f"memory: {given:.1f} MiB are too few; give {int(np.ceil(least))} or more")
     tile = max(1, min(rows, 1 << (most.tile // (4 * kept * group * width)).bit_length() >> 1))
     while needed(rows, 1, tile) > memory:
         tile //= 2
     passes = next(n for n in range(1, num_blocks + 1) if needed(rows, -(-num_blocks // n), tile) <= memory)
     of_device = max(1, -(-num_queries // (rows * mesh.size)))
-    blocks = -(-of_device // -(-of_device // CALL))
+    blocks = -(-of_device // (IN_FLIGHT * -(-of_device // (IN_FLIGHT * CALL))))
     return _Plan(k, metric, rows, blocks, size, group, -(-num_blocks // passes), kept, tile)
 
 
@@ -260,9 +268,8 @@ def _plan(num_queries: int, num_rows: int, width: int, k: int, metric: Metric, m
 def _search(dealt, whole, *, mesh: Mesh, plan: _Plan):
     """Scores and indices [Q, k].
 
-    Args:
-        dealt: among the devices: queries, their groups if there are any, how many blocks of queries each has to do.
-        whole: on each device: the base, its shift, its groups if there are any.
+    `dealt` among the devices are queries, their groups if there are any, and how many blocks of queries each has to do;
+    `whole` on each are the base, its shift, and its groups if there are any.
     """
 
     def of_device(dealt, whole):
@@ -352,8 +359,11 @@ def _largest(x, count):
     if x.shape[1] < 4 * COARSE * count:
         return jnp.sort(jax.lax.top_k(x, count)[1], axis=1)
     few = jnp.pad(x, ((0, 0), (0, -x.shape[1] % COARSE)), constant_values=-jnp.inf).reshape(len(x), -1, COARSE)
-    chosen = jnp.sort(jax.lax.top_k(_maximum(few, axis=2), count)[1], axis=1)
+    best, chosen = jax.lax.top_k(_maximum(few, axis=2), count)
+    chosen = jnp.sort(chosen, axis=1)
     few = jnp.take_along_axis(few, chosen[:, :, None], axis=1).reshape(len(x), -1)
+    # There are `count` maxima already: what is smaller than all of them would only take top_k's time.
+    few = jnp.where(few >= best[:, -1:], few, -jnp.inf)
     order = jnp.sort(jax.lax.top_k(few, count)[1], axis=1)
     return jnp.take_along_axis(chosen, order // COARSE, axis=1) * COARSE + order % COARSE
 

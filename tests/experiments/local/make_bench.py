@@ -55,7 +55,7 @@ def painted(train: Painted, val: Painted, names: tuple[str, ...], **fields) -> D
     """A data set of such splits; concepts are numbered from 1."""
     category = "class" if train.labels else "object"
     concepts = tuple(Concept(number=i, name=name, category=category) for i, name in enumerate(names, 1))
-    defaults = {"name": "painted", "skip_corrupt": True, "fingerprint": "painted", "tile": 0}
+    defaults = {"name": "painted", "skip_corrupt": True, "fingerprint": "painted"}
     return Dataset(**defaults | {"concepts": concepts, "splits": {"train": train, "val": val}} | fields)
 
 

@@ -59,7 +59,7 @@ def pictures(count, seed):
 def bench_of(out, backbone, *arguments, **fields):
     val = list(pictures(5, 1))
     val[LEFT_OUT] = None
-    data = painted(Painted(pictures(3, 0)), Painted(tuple(val)), (), **fields)
+    data = painted(Painted(pictures(3, 0)), Painted(tuple(val)), (), **{"tile": 0} | fields)
     return make_bench(out, data, backbone, "--examples=2", *arguments)
 
 

@@ -115,5 +115,7 @@ def _draw(axes: Axes, panel: Panel, series: Sequence[style.Mark], connect: bool)
 def _share_limits(alike: Sequence[Axes], limits: tuple[float, float]) -> None:
     low, high = np.array([axes.get_xlim() for axes in alike]).T
     margin = 0.02 * (limits[1] - limits[0])
+    # Points at the ends are shown whole.
+    room = 0.03 * (high.max() - low.min())
     for axes in alike:
-        axes.set_xlim(max(low.min(), limits[0] - margin), min(high.max(), limits[1] + margin))
+        axes.set_xlim(max(low.min() - room, limits[0] - margin), min(high.max() + room, limits[1] + margin))
