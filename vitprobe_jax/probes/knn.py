@@ -128,7 +128,9 @@ def nearest(
         # Blocks of padding alone are passed over.
         blocks = -(-(len(queries) - start) // plan.rows) - plan.blocks * np.arange(mesh.size)
         part.append(np.clip(blocks, 0, plan.blocks).astype(np.int32))
-        return tuple(np.asarray(leaf) for leaf in _search(deal(part, mesh), (base, shift, groups), mesh=mesh, plan=plan))
+        return tuple(
+            np.asarray(leaf) for leaf in _search(deal(part, mesh), (base, shift, groups), mesh=mesh, plan=plan)
+        )
 
     # Devices that talk to each other have to do so in one order.
     with ThreadPoolExecutor(IN_FLIGHT if mesh.size == 1 else 1) as pool:

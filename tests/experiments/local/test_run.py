@@ -116,7 +116,10 @@ def test_one_device_gives_what_eight_give(streets, tmp_path, without_page):
         (("--patches_per_image=4",), "--patches_per_image: the local study needs every patch"),
         (("--neighbours=201",), "--neighbours: must be at most 200"),
         (("--gsds=near",), "--gsds: 'near' is no number of metres"),
-        (("--whole_size=30x40", "--tiling=whole", "--parts=layers"), "--image_size: 30x40 is no multiple of the patch size"),
+        (
+            ("--whole_size=30x40", "--tiling=whole", "--parts=layers"),
+            "--image_size: 30x40 is no multiple of the patch size",
+        ),
         (("--dataset=cityscapes:nowhere",), "nowhere is not a folder"),
         (("--images_per_group=2,2",), "--images_per_group: a number stands twice"),
     ],
