@@ -243,6 +243,7 @@ def test_the_folder_says_what_was_done(sweep):
     assert {stage["unit"] for stage in run["stages"]} == {"images", "concepts"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_page")
 def test_the_run_tells_of_steps_too_long_and_of_the_feature_norm(tmp_path):
     config = shapes_config(
@@ -415,6 +416,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_page")
 def test_classification_of_class_folders(tmp_path):
     """Two classes of plain colours: separable by any token. A file that is no image is left out and counted.

@@ -23,6 +23,7 @@ def softmax(x, temperature):
     return e / e.sum(-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_sum_over_pairs_of_crops(dino):
     objective, params, memory, keys, images = dino
 

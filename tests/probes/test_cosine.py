@@ -52,6 +52,7 @@ def test_the_devices_have_the_same_work(planted):
     np.testing.assert_array_equal(of_place, concepts)
 
 
+@pytest.mark.slow
 def test_a_concept_alone_equals_a_concept_among_others():
     """Their unions are of several sizes, in another order than the concepts; none at all give empty arrays."""
     rng = np.random.default_rng(0)

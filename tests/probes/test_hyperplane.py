@@ -179,6 +179,7 @@ def test_one_compilation_serves_all_concepts_of_all_tokens(planted):
     assert hyperplane._fit_wave._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_lbfgs_reaches_the_optimum():
     """One round: the regression of scikit-learn on the same rows, with the same penalty."""
     labels = sized_labels([40, 300])
@@ -194,6 +195,7 @@ def test_lbfgs_reaches_the_optimum():
         np.testing.assert_allclose(loss[k], log_loss(y, rival.predict_proba(z)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lbfgs_mines_and_penalises_as_the_others(planted):
     labels, rows, _ = planted
     w, b = fit(labels, rows, optimizer="lbfgs")

@@ -249,6 +249,7 @@ print(hashlib.sha256("".join(texts).encode()).hexdigest(), "matplotlib.pyplot" i
 """
 
 
+@pytest.mark.slow
 def test_same_table_same_svg_in_any_process_and_without_pyplot(results_rows, tmp_path):
     """The other process hashes names differently; in this one another test may have imported pyplot."""
     table = make_table(results_rows(layers=(3, 11), concepts=CONCEPTS[2:]))

@@ -23,7 +23,7 @@ from vitprobe_jax.features.table import DATA_AXIS, deal, make_mesh, on_all_devic
 
 Metric = Literal["l2", "cosine"]
 
-DEFAULT_MEMORY = 512 << 20
+DEFAULT_MEMORY = 1 << 30
 """Bytes that a device may take beside the rows themselves."""
 SPARE = 8
 """Groups that are looked into beyond k: as many may be misplaced by the product's rounding."""
@@ -311,6 +311,7 @@ def _choose_groups(block, whole, plan):
     """
     (queries, *own), (base, shift, groups) = block, whole
     num_rows, per_block = len(base), plan.size // plan.group
+    num_blocks = -(-num_rows // plan.size)
     queries = _prepared(queries, shift, plan.metric)
     if num_rows < plan.size:
         base = jnp.pad(base, ((0, plan.size - num_rows), (0, 0)))
@@ -339,12 +340,13 @@ def _choose_groups(block, whole, plan):
         maxima = jnp.full((len(queries), plan.together * per_block), -jnp.inf)
         maxima, _ = jax.lax.scan(visit, maxima, first + jnp.arange(plan.together))
         found = _largest(maxima, min(plan.kept, maxima.shape[1]))
-        numbers = jnp.concatenate([best[1], first * per_block + found], axis=1)
-        values = jnp.concatenate([best[0], jnp.take_along_axis(maxima, found, axis=1)], axis=1)
+        new = jnp.take_along_axis(maxima, found, axis=1), first * per_block + found
+        if plan.together >= num_blocks:
+            return new, None
+        values, numbers = (jnp.concatenate(leaves, axis=1) for leaves in zip(best, new, strict=True))
         values, order = jax.lax.top_k(values, plan.kept)
         return (values, jnp.take_along_axis(numbers, order, axis=1)), None
 
-    num_blocks = -(-num_rows // plan.size)
     shape = (len(queries), plan.kept)
     best = jnp.full(shape, -jnp.inf), jnp.zeros(shape, jnp.int32)
     (values, numbers), _ = jax.lax.scan(merge, best, jnp.arange(0, num_blocks, plan.together))
@@ -364,8 +366,9 @@ def _largest(x, count):
     best, chosen = jax.lax.top_k(_maximum(few, axis=2), count)
     chosen = jnp.sort(chosen, axis=1)
     few = jnp.take_along_axis(few, chosen[:, :, None], axis=1).reshape(len(x), -1)
-    # There are `count` maxima already: what is smaller than all of them would only take top_k's time.
-    few = jnp.where(few >= best[:, -1:], few, -jnp.inf)
+    # There are `count` maxima already: what is smaller than all of them would only take top_k's time. (With the last of
+    # `best` in place of the smallest, XLA for CPUs sorts everything.)
+    few = jnp.where(few >= jnp.min(best, axis=1, keepdims=True), few, -jnp.inf)
     order = jnp.sort(jax.lax.top_k(few, count)[1], axis=1)
     return jnp.take_along_axis(chosen, order // COARSE, axis=1) * COARSE + order % COARSE
 

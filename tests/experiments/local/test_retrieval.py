@@ -141,6 +141,7 @@ def test_a_feature_of_large_variance_ruins_retrieval_and_leaving_it_out_mends_it
     assert mended["same_patch"] == mended["upper_bound"] == pytest.approx(25 / 36)
 
 
+@pytest.mark.slow
 def test_transformed_images_take_the_way_of_the_others_through_a_real_backbone(tmp_path):
     backbone = load_backbone(str(save_random(tmp_path, "dino")))
     flags = "--tile=40", "--image_size=32", "--tiling=tiles"

@@ -125,6 +125,7 @@ def colours(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_colours_are_known_again_by_a_backbone_at_every_distance(colours, tmp_path):
     backbone = load_backbone(str(save_random(tmp_path, "scalemae", depth=1)))
     data = open_imagefolder(colours, "imagefolder:colours")
