@@ -209,7 +209,8 @@ def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define.list(
         "tokens",
         list(TOKENS),
-        f"Tokens to probe, of {','.join(ALL_TOKENS)}; the rotated ones are q and k after RoPE, where a model has it.",
+        f"Tokens to probe, of {','.join(ALL_TOKENS)}; the rotated ones are q and k after RoPE, where a model has it; x2_raw "
+        "is the output of a block before the final norm.",
     )
     define.string("layers", "last", "Blocks to probe: last, all, or numbers from 0 on, as 0,5,11.")
     define.string("image_size", "", "Side in pixels, as 224, or HEIGHTxWIDTH; default: each backbone's own.")

@@ -10,6 +10,7 @@ from importlib import metadata
 
 import jax
 import pyarrow as pa
+from absl import logging
 from etils import epath
 
 from experiments.config import NOT_IN_RESULTS, LaunchConfig, RunConfig
@@ -103,6 +104,11 @@ class ResultsFolder:
         """Adds a note once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        """Adds a note, and tells who watches the run."""
+        logging.warning("%s", text)
+        self.note(text)
 
     def finish(self, cells: Sequence[epath.Path], schema: pa.Schema = SCHEMA) -> pa.Table:
         """Joins the finished cells into `results.parquet`, completes `run.json`, and returns the table."""

@@ -13,9 +13,9 @@ Axis letters, in jaxtyping signatures and as suffixes in dense maths:
 import dataclasses
 from typing import Literal, get_args
 
-Token = Literal["q", "k", "v", "x1", "xn", "x2", "q_rotated", "k_rotated"]
-"""A token that can be probed. `x2` is the final norm applied to the block's output; `q_rotated` and `k_rotated` are queries
-and keys after RoPE, which equal `q` and `k` in models without it."""
+Token = Literal["q", "k", "v", "x1", "xn", "x2", "q_rotated", "k_rotated", "x2_raw"]
+"""A token that can be probed. `x2` is the final norm applied to the block's output, `x2_raw` that output itself; `q_rotated`
+and `k_rotated` are queries and keys after RoPE, which equal `q` and `k` in models without it."""
 
 Intermediate = Literal["q", "k", "v", "x1", "xn", "x2_raw", "x2", "attn", "q_rotated", "k_rotated"]
 """All that can be taken from a block: the tokens, the un-normalised output and the attention maps."""

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from experiments.local.config import LocalConfig
 from experiments.local.views import View, ViewRows
+from experiments.measuring import measured_row
 from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.data.dataset import Dataset, FrameSplit, ImageSplit, ImageSubset, draw_indices, image_size
 from vitprobe_jax.data.label_counts import LabelCounts, count_labels
@@ -205,17 +206,11 @@ class Workbench:
     def _variances(self) -> dict:
         return {}
 
+    @property
+    def num_images(self) -> int:
+        """Of the drawn splits."""
+        return sum(len(split) for split in self.drawn.splits.values())
+
     def row(self, part: str, cell: Cell | None, **columns: Any) -> dict:
         """A row of the results, with what it is of."""
-        spec = self.backbone.spec
-        layer, token = cell or (None, None)
-        return {
-            "study": STUDY,
-            "dataset": self.dataset.name,
-            "backbone": spec.name,
-            "family": spec.family,
-            "objective": spec.objective,
-            "layer": layer,
-            "token": token,
-            "part": part,
-        } | columns
+        return measured_row(STUDY, self, part, cell, **columns)

@@ -11,11 +11,11 @@ from experiments.local.parts import (
     tracking,
     variance,
 )
-from experiments.local.parts.part import Need, Part
+from experiments.measuring import Part
 
 PARTS: dict[str, Part] = {
     module.PART.name: module.PART
     for module in (patches, variance, corruptions, retrieval, tracking, reconstruction, context, layers, scale)
 }
 
-__all__ = ["PARTS", "Need", "Part"]
+__all__ = ["PARTS"]

@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from experiments.local.parts.part import Measured, Part
 from experiments.local.views import View
 from experiments.local.workbench import Workbench
+from experiments.measuring import Measured, Part
 from vitprobe_jax.data.label_counts import pixel_concepts
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.features.store import Cell

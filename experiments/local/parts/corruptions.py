@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from experiments.local.classify import PatchClassifier, measured_rows
-from experiments.local.parts.part import Measured, Part
 from experiments.local.workbench import Workbench
+from experiments.measuring import Measured, Part
 from vitprobe_jax.data.corruptions import CORRUPTIONS, CorruptedSplit, Corruption
 from vitprobe_jax.features.store import Cell
 

@@ -6,8 +6,8 @@ The final norm is applied at inner blocks too, where the token is x2.
 from collections.abc import Sequence
 
 from experiments.local.classify import PatchClassifier, measured_rows
-from experiments.local.parts.part import Measured, Part
 from experiments.local.workbench import Workbench
+from experiments.measuring import Measured, Part
 from vitprobe_jax.features.store import Cell
 
 

@@ -7,8 +7,8 @@ from jaxtyping import Int
 from PIL import Image
 
 from experiments.local.classify import PatchClassifier, Predictions, measured_rows
-from experiments.local.parts.part import Measured, Part
 from experiments.local.workbench import Workbench
+from experiments.measuring import Measured, Part
 from vitprobe_jax.data.label_counts import pixel_concepts
 from vitprobe_jax.data.tiles import patch_of_pixels
 from vitprobe_jax.data.transforms import Transform

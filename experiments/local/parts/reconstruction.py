@@ -18,9 +18,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from experiments.local.parts.part import Measured, Part
 from experiments.local.views import View
 from experiments.local.workbench import Workbench
+from experiments.measuring import Measured, Part
 from experiments.progress import progress
 from vitprobe_jax.backbones.capture import normalize
 from vitprobe_jax.backbones.config import BackboneSpec, Preprocess
@@ -253,4 +253,4 @@ def _rows(
     return rows
 
 
-PART = Part("reconstruction", "images", measure, once=True)
+PART = Part("reconstruction", "images", measure, once="x2")

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from experiments.local.classify import features_without
-from experiments.local.parts.part import Measured, Part
 from experiments.local.views import View
 from experiments.local.workbench import Workbench
+from experiments.measuring import Measured, Part
 from vitprobe_jax.data.dataset import Dataset, ImageSubset
 from vitprobe_jax.data.tiles import patch_of_pixels
 from vitprobe_jax.data.transformations import RETRIEVALS, Transformation, TransformedSplit, patches_after

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Int
 
 from experiments.local.classify import PatchClassifier, features_without
-from experiments.local.parts.part import Measured, Part
 from experiments.local.views import View
 from experiments.local.workbench import Workbench
+from experiments.measuring import Measured, Part
 from vitprobe_jax.data.dataset import image_size
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.store import Cell
@@ -134,4 +134,4 @@ def _reason(bench: Workbench, name: str, any_known: bool) -> str | None:
     return None
 
 
-PART = Part("scale", "classes", measure, once=True)
+PART = Part("scale", "classes", measure, once="x2")

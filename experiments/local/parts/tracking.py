@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from experiments.local.classify import features_without
-from experiments.local.parts.part import Measured, Part
 from experiments.local.workbench import Workbench
+from experiments.measuring import Measured, Part
 from vitprobe_jax.data.dataset import image_size
 from vitprobe_jax.data.tiles import TileBox, patch_of_pixels
 from vitprobe_jax.features.roi_align import roi_align

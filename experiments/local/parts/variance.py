@@ -8,8 +8,8 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from experiments.local.classify import PatchClassifier, measured_rows
-from experiments.local.parts.part import Measured, Part
 from experiments.local.workbench import Workbench
+from experiments.measuring import Measured, Part
 from vitprobe_jax.features.moments import highest_variance
 from vitprobe_jax.features.store import Cell
 

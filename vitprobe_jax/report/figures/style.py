@@ -40,8 +40,10 @@ TOKEN_COLOURS: dict[Token, str] = {
     "x2": "#56B4E9",
     "q_rotated": "#0072B2",
     "k_rotated": "#D55E00",
+    "x2_raw": "#56B4E9",
 }
-"""Queries and keys after RoPE have the colour that they have before it, and are hollow."""
+"""Queries and keys after RoPE have the colour that they have before it, and are hollow; so is a block's output before the
+final norm."""
 BACKBONE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666")
 _TOKEN_MARKERS: dict[Token, str] = {
     "q": "o",
@@ -52,8 +54,9 @@ _TOKEN_MARKERS: dict[Token, str] = {
     "x2": "P",
     "q_rotated": "o",
     "k_rotated": "s",
+    "x2_raw": "P",
 }
-_HOLLOW_TOKENS: tuple[Token, ...] = ("q_rotated", "k_rotated")
+_HOLLOW_TOKENS: tuple[Token, ...] = ("q_rotated", "k_rotated", "x2_raw")
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++++")
 _LEGEND_ROW = 0.2
 _HANDLE = 0.55  # inches of a legend's entry beside its words
