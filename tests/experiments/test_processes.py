@@ -81,7 +81,8 @@ def alone(tmp_path_factory):
     return folder / "out"
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
 def test_processes_together_come_to_the_table_of_one(tmp_path, alone, count):
     for code, _, err in map(ended, start_together(tmp_path, "out", count)):
         assert code == 0, err

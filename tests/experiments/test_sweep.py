@@ -317,6 +317,7 @@ def test_a_resumed_sweep_ends_in_the_same_bytes(sweep, tmp_path):
     assert len(json.loads((config.out / "run.json").read_text())["stages"]) > stages
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_page")
 def test_memory_bounds_and_devices_change_no_byte(sweep, tmp_path):
     """One cell a pass over the images, the training table streamed in blocks: 48 images x 64 x 96 are 1.1 MiB.

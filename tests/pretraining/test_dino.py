@@ -65,6 +65,7 @@ def test_the_teacher_learns_by_averaging_alone(dino):
     np.testing.assert_allclose(leaf(last["teacher"]), leaf(memory["teacher"]), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_prototypes_are_of_unit_length_and_still_at_first(dino):
     objective, params, memory, keys, images = dino
     objective = make_dino(frozen_share=0.2)

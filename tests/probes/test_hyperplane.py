@@ -156,6 +156,7 @@ def sized_labels(sizes):
     return LabelTable(numbers.astype(np.int32)[:, None, None], np.zeros(1, np.int32), concepts, ("object",))
 
 
+@pytest.mark.slow
 def test_less_memory_changes_nothing():
     """Waves of concepts and products of a few of them, instead of one of all."""
     labels = sized_labels(np.geomspace(10, 3000, 40).astype(int))
