@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from typing import get_args
+from typing import ClassVar, get_args
 
 from absl import flags
 from etils import epath
@@ -29,6 +29,7 @@ from vitprobe_jax.types import (
 )
 
 _SHARED_CACHE = "several processes meet there: name a folder or a bucket that all of them reach"
+_NOTHING_TO_CACHE = "this study keeps no features, as every epoch sees other crops of the images; leave it out"
 CROPS = ("auto", "family", "none")
 DTYPES = ("float32", "bfloat16")
 NOT_IN_RESULTS = (
@@ -112,6 +113,9 @@ class RunConfig(LaunchConfig):
     cache_dir: epath.Path | None
     dry_run: bool
 
+    keeps_rows: ClassVar[bool] = True
+    """Whether the study extracts rows that are kept, so that its processes meet in a cache."""
+
     def __post_init__(self):
         super().__post_init__()
         require(bool(self.backbones), "backbones", "name one at least")
@@ -122,7 +126,10 @@ class RunConfig(LaunchConfig):
         require(self.patches_per_image >= 0, "patches_per_image", "must be 0 (all) or more")
         for flag in ("host_memory", "device_memory"):
             require(getattr(self, flag) >= 0, flag, "must be 0 (as the machine has) or more")
-        require(not self.coordinator or self.cache_dir is not None, "cache_dir", _SHARED_CACHE)
+        if self.keeps_rows:
+            require(not self.coordinator or self.cache_dir is not None, "cache_dir", _SHARED_CACHE)
+        else:
+            require(self.cache_dir is None, "cache_dir", _NOTHING_TO_CACHE)
 
     def blocks(self, depth: int) -> tuple[int, ...]:
         """The wanted block numbers of a model with `depth` blocks."""

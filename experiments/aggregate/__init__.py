@@ -1,0 +1,1 @@
+"""Study 3, aggregation: `python -m experiments.aggregate`."""
