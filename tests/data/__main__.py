@@ -7,10 +7,13 @@ from absl import flags
 
 from tests.data.ade20k_tree import write_ade20k
 from tests.data.bdd100k_tree import write_bdd100k
+from tests.data.box_tree import write_objects
 from tests.data.cityscapes_tree import write_cityscapes
 from tests.data.class_tree import write_classes
+from tests.data.coco_tree import write_coco
 from tests.data.fair1m_tree import write_fair1m
 from tests.data.mot17_tree import write_mot17
+from tests.data.nuswide_tree import write_nuswide
 from vitprobe_jax import cli
 from vitprobe_jax.errors import InputError
 
@@ -19,11 +22,11 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of all that is drawn.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the trees and prints what --dataset takes."""
+    """Writes the trees and prints what --dataset takes: a line for study 2, one for study 3 (--boxes: objects)."""
     if len(argv) > 1 or _OUTPUT.value is None:
         raise InputError("--output: name the folder to write; there are no arguments")
     root, seed = Path(_OUTPUT.value), _SEED.value
-    written = {
+    local = {
         "cityscapes": write_cityscapes(root / "streets", size=(256, 512), seed=seed),
         "ade20k": write_ade20k(root / "rooms", seed=seed),
         "fair1m": write_fair1m(root / "aerial", seed=seed, num_images=4, size=(448, 448)),
@@ -31,7 +34,13 @@ def main(argv: Sequence[str]) -> None:
         "bdd100k": write_bdd100k(root / "traffic", seed=seed, num_frames=10, size=(240, 426)),
         "imagefolder": write_classes(root / "scenes", seed=seed),
     }
-    print(",".join(f"{kind}:{folder}" for kind, folder in written.items()))
+    aggregate = {
+        "imagefolder": write_objects(root / "objects", seed=seed),
+        "coco": write_coco(root / "things", seed=seed),
+        "nuswide": write_nuswide(root / "words", seed=seed),
+    }
+    for written in (local, aggregate):
+        print(",".join(f"{kind}:{folder}" for kind, folder in written.items()))
 
 
 if __name__ == "__main__":

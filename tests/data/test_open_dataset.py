@@ -47,8 +47,8 @@ def test_shapes_need_no_file():
     [
         (
             "",
-            r"no known kind; give one of ade20k:DIR, bdd100k:DIR, broden:DIR, cityscapes:DIR, fair1m:DIR, "
-            r"imagefolder:DIR, imagenet200:DIR, mot17:DIR, shapes:N, tfds:NAME\[@DATA_DIR\]",
+            r"no known kind; give one of ade20k:DIR, bdd100k:DIR, broden:DIR, cityscapes:DIR, coco:DIR, fair1m:DIR, "
+            r"imagefolder:DIR, imagenet200:DIR, mot17:DIR, nuswide:DIR, shapes:N, tfds:NAME\[@DATA_DIR\]",
         ),
         ("imagenet:/data", "no known kind"),
         ("/data/broden", "no known kind"),
@@ -64,6 +64,8 @@ def test_shapes_need_no_file():
         ("imagenet200:/nowhere/at/all", "not a folder"),
         ("ade20k:/nowhere/at/all", "not a folder"),
         ("cityscapes:/nowhere/at/all", "not a folder"),
+        ("coco:/nowhere/at/all", "not a folder"),
+        ("nuswide:/nowhere/at/all", "not a folder"),
         ("tfds:broden@/nowhere/at/all", "no tfds data set broden is prepared in /nowhere/at/all"),
     ],
 )

@@ -7,21 +7,23 @@ from vitprobe_jax.data.ade20k import open_ade20k
 from vitprobe_jax.data.bdd100k import open_bdd100k
 from vitprobe_jax.data.broden import open_broden
 from vitprobe_jax.data.cityscapes import open_cityscapes
+from vitprobe_jax.data.coco import open_coco
 from vitprobe_jax.data.dataset import Dataset
 from vitprobe_jax.data.fair1m import open_fair1m
 from vitprobe_jax.data.imagefolder import open_imagefolder
 from vitprobe_jax.data.imagenet200 import open_imagenet200
 from vitprobe_jax.data.mot17 import open_mot17
+from vitprobe_jax.data.nuswide import open_nuswide
 from vitprobe_jax.errors import InputError
 
 
 def open_dataset(spec: str, *, seed: int) -> Dataset:
     """Opens what `--dataset` names: `KIND:ARGUMENT`.
 
-    `ade20k:DIR`, `bdd100k:DIR`, `broden:DIR`, `cityscapes:DIR`, `fair1m:DIR`, `imagefolder:DIR`, `imagenet200:DIR`,
-    `mot17:DIR`, `shapes:N` and `tfds:NAME[@DATA_DIR]`. Results call a folder by its last name alone, and a data set of tfds
-    by its name and version, so that moving the data changes no table. Data sets of tracks (bdd100k, mot17) have no split
-    `train`.
+    `ade20k:DIR`, `bdd100k:DIR`, `broden:DIR`, `cityscapes:DIR`, `coco:DIR`, `fair1m:DIR`, `imagefolder:DIR`,
+    `imagenet200:DIR`, `mot17:DIR`, `nuswide:DIR`, `shapes:N` and `tfds:NAME[@DATA_DIR]`. Results call a folder by its last
+    name alone, and a data set of tfds by its name and version, so that moving the data changes no table. Data sets of tracks
+    (bdd100k, mot17) have no split `train`; those of many labels an image (coco, nuswide) are `Dataset.multilabel`.
 
     Args:
         spec: as given to `--dataset`.
@@ -67,10 +69,12 @@ _KINDS: dict[str, Callable[[str, int], Dataset]] = {
     "bdd100k": lambda folder, seed: open_bdd100k(folder, f"bdd100k:{_folder_name(folder)}"),
     "broden": lambda folder, seed: open_broden(folder, f"broden:{_folder_name(folder)}"),
     "cityscapes": lambda folder, seed: open_cityscapes(folder, f"cityscapes:{_folder_name(folder)}"),
+    "coco": lambda folder, seed: open_coco(folder, f"coco:{_folder_name(folder)}"),
     "fair1m": lambda folder, seed: open_fair1m(folder, f"fair1m:{_folder_name(folder)}"),
     "imagefolder": lambda folder, seed: open_imagefolder(folder, f"imagefolder:{_folder_name(folder)}"),
     "imagenet200": lambda folder, seed: open_imagenet200(folder, f"imagenet200:{_folder_name(folder)}", seed=seed),
     "mot17": lambda folder, seed: open_mot17(folder, f"mot17:{_folder_name(folder)}"),
+    "nuswide": lambda folder, seed: open_nuswide(folder, f"nuswide:{_folder_name(folder)}"),
     "shapes": _open_shapes,
     "tfds": _open_tfds,
 }
@@ -79,10 +83,12 @@ _USAGE = {
     "bdd100k": "bdd100k:DIR",
     "broden": "broden:DIR",
     "cityscapes": "cityscapes:DIR",
+    "coco": "coco:DIR",
     "fair1m": "fair1m:DIR",
     "imagefolder": "imagefolder:DIR",
     "imagenet200": "imagenet200:DIR",
     "mot17": "mot17:DIR",
+    "nuswide": "nuswide:DIR",
     "shapes": "shapes:N",
     "tfds": "tfds:NAME[@DATA_DIR]",
 }

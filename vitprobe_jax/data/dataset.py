@@ -140,6 +140,8 @@ class Dataset:
             (`sky`). () where the data set does not tell.
         tile: side in pixels of the tiles that its images are cut into for a model of 224 pixels, 0 where they are as small
             as that.
+        multilabel: whether an image carries any number of labels, none included (COCO's objects); False where it is of
+            one class, and where nothing but masks tells what it shows.
     """
 
     name: str
@@ -150,6 +152,7 @@ class Dataset:
     unprobed: tuple[str, ...] = ()
     supercategories: tuple[str | None, ...] = ()
     tile: int = 256
+    multilabel: bool = False
 
     @property
     def categories(self) -> tuple[str, ...]:

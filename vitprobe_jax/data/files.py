@@ -55,3 +55,17 @@ def existing_folder(folder: str | Path) -> Path:
     if not any(path.iterdir()):
         raise InputError(f"--dataset: the folder {path} is empty; unpack the data set into it")
     return path
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text file in UTF-8.
+
+    Raises:
+        InputError: the file cannot be read, or is no text; names it.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text in UTF-8 ({error}); restore the file") from error
