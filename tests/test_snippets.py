@@ -30,6 +30,7 @@ SUBSTITUTIONS = (
     (r"\bcityscapes:DIR\b", "cityscapes:made/streets"),
     (r"\bfair1m:DIR\b", "fair1m:made/aerial"),
     (r"\bmot17:DIR\b", "mot17:made/people"),
+    (r"--boxes=DIR\b", "--boxes=made/boxes"),
     # Files in the official layouts that stand in for the published ones are smaller than any of these.
     (r"--family=(\w+) --arch=(\w+)", r"--family=\1 --num_heads=2 --name=\1_\2"),
 )
@@ -44,6 +45,11 @@ PAGE_SUBSTITUTIONS = {
         (r"--download\b", "--input=mae_pretrain_vit_base.pth"),
         # All parts run from docs/local.md.
         (r"--out=out/local\b", "--out=out/local --parts=patches,tracking"),
+        (r"--out=out/aggregate\b", "--out=out/aggregate --parts=attention"),
+    ),
+    "docs/aggregation.md": (
+        (r"--download --family=dino\b", "--input=dino_vitbase16_pretrain.pth --family=dino"),
+        (r"--download --family=mae\b", "--input=mae_pretrain_vit_base.pth --family=mae"),
     ),
     "docs/local.md": (
         (r"--download --family=dino\b", "--input=dino_vitbase16_pretrain.pth --family=dino"),
@@ -57,6 +63,7 @@ SMALL = {
     "experiments.sweep": "--image_size=32 --tokens=k --shots=1,3 --trials=2 --max_images=16 --min_positives=1",
     "experiments.local": "--image_size=32 --tile=64 --images_per_group=1,2 --val_images_per_group=2 --drop_features=0,4 "
     "--whole_size=64x64 --corruptions=noise --transformations=shift --gaps=1 --methods=knn,linear --examples=1",
+    "experiments.aggregate": "--image_size=32 --representations=mean,abmilp_1 --epochs=2 --box_thresholds=10",
     "experiments.pretrain": "--steps=2 --batch_size=8 --dataset=shapes:16",
 }
 """Flags that are added to a command, after its own: for what would take long here."""

@@ -66,7 +66,6 @@ class AggregateConfig(RunConfig):
         require(
             not (self.train_list and self.train_share < 1), "train_list", "names the images: leave --train_share out"
         )
-        require(not (self.boxes and len(self.datasets) > 1), "boxes", "are of one data set: give --dataset one alone")
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -145,7 +144,11 @@ def define_aggregate_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "Converted folder or bundled name of the backbone whose [CLS] attention part untrained aggregates by, beside each "
         "backbone's own; default: the first of family dino among --backbones.",
     )
-    text("boxes", "", "Folder with ImageNet's box XML, one file an image, for part localisation.")
+    text(
+        "boxes",
+        "",
+        "Folder with ImageNet's box XML for part localisation, one file an image, found by the image's name.",
+    )
     integer("box_thresholds", 100, "Thresholds of a map that boxes are taken at, evenly from 0 on.")
     integer("examples", 6, "Images that maps and boxes are kept of, for the report.")
 

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Sequence
 
 from etils import epath
-from vitprobe_jax.report.aggregation.page import write_aggregation_report
 
 from experiments import processes
 from experiments.aggregate.config import AggregateConfig
@@ -19,11 +18,12 @@ from vitprobe_jax.data.dataset import Dataset
 from vitprobe_jax.data.imagenet_boxes import open_boxes
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.measurements import MEASUREMENTS
+from vitprobe_jax.report.aggregation.page import write_aggregation_report
 
 _OFFERED_BY = {
     "images": "to --dataset any of photographs",
     "labels": "to --dataset one of classes or labels: imagefolder:DIR, imagenet200:DIR, tfds:NAME, coco:DIR or nuswide:DIR",
-    "boxes": "--boxes=DIR, the folder of ImageNet's box XML for the held-out images",
+    "boxes": "--boxes=DIR with ImageNet's box XML of held-out images, each called as its image",
 }
 
 
@@ -93,7 +93,8 @@ def _offers(drawn: Drawn) -> set[str]:
     offered = {"images"}
     if drawn.has_labels and "train" in drawn.splits:
         offered.add("labels")
-    if drawn.boxes is not None:
+    held_out = drawn.splits["val"]
+    if drawn.boxes is not None and any(drawn.boxes.has(held_out.name(i)) for i in range(len(held_out))):
         offered.add("boxes")
     return offered
 

@@ -16,7 +16,7 @@ from vitprobe_jax.data.pipeline import image_batches
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.table import DATA_AXIS
-from vitprobe_jax.probes.heads import parts_of
+from vitprobe_jax.probes.pooled_parts import parts_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ bytes of one that was not.
 """
 
 import dataclasses
-import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from experiments import processes
+from experiments.aggregate.steps import Steps
 from experiments.aggregate.stream import Placed, fetched
 from experiments.aggregate.workbench import Workbench
 from experiments.progress import progress
@@ -31,42 +31,6 @@ from vitprobe_jax.probes.head_files import load_heads, save_heads
 from vitprobe_jax.probes.head_training import add_micro_batch, apply_gradients, zero_gradients
 from vitprobe_jax.probes.heads import HeadsConfig, HeadsState, init_heads
 from vitprobe_jax.report.local.pictures import picture_stem
-
-
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """How an epoch is cut.
-
-    Attributes:
-        batch: images of an optimiser step.
-        steps: of an epoch; images that fill no step are left out, others in each epoch.
-        micro: images that pass the backbone at once, padding included.
-        turns: micro batches of a step.
-    """
-
-    batch: int
-    steps: int
-    micro: int
-    turns: int
-
-    @classmethod
-    def of(cls, bench: Workbench) -> "Steps":
-        """From the flags and the number of training images."""
-        images = len(bench.drawn.labelled("train"))
-        batch = min(bench.config.step_images, images)
-        turns = -(-batch // bench.config.micro_batch)
-        return cls(batch, images // batch, bench.stream.fitting(-(-batch // turns)), turns)
-
-    def order(self, bench: Workbench, epoch: int) -> Int[np.ndarray, " n"]:
-        """The images of an epoch in turn, -1 where a micro batch is padded; the micro batches of a step are of one size."""
-        images = bench.drawn.labelled("train")
-        drawn = np.random.default_rng([bench.config.seed, epoch]).permutation(images)[: self.steps * self.batch]
-        # Dealt out evenly: BatchNorm would make nothing of a last micro batch of one image.
-        ends = np.arange(self.turns + 1) * self.batch // self.turns
-        padded = np.full((self.steps, self.turns, self.micro), -1)
-        for turn, (start, end) in enumerate(itertools.pairwise(ends)):
-            padded[:, turn, : end - start] = drawn.reshape(self.steps, self.batch)[:, start:end]
-        return padded.ravel()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,7 +56,7 @@ class TrainedHeads:
 
 def heads_config(bench: Workbench) -> HeadsConfig:
     """The heads that the parts of this run need of a backbone."""
-    config, steps = bench.config, Steps.of(bench)
+    config, steps = bench.config, _steps(bench)
     epochs = config.epochs_of(bench.backbone.spec.config)
     return HeadsConfig(
         poolings=tuple(pooling for pooling in config.poolings if bench.unfit(pooling) is None),
@@ -102,8 +66,8 @@ def heads_config(bench: Workbench) -> HeadsConfig:
         multilabel=bench.dataset.multilabel,
         width=bench.backbone.spec.config.width,
         optimizer=config.optimizer,
-        steps=epochs * steps.steps,
-        warmup_steps=min(config.warmup_epochs, epochs // 2) * steps.steps,
+        steps=epochs * steps.count,
+        warmup_steps=min(config.warmup_epochs, epochs // 2) * steps.count,
     )
 
 
@@ -123,6 +87,13 @@ def train_heads(bench: Workbench, cell: Cell) -> TrainedHeads:
     return TrainedHeads(config, load_heads(path, config, bench.mesh), _read_losses(curve_path))
 
 
+def _steps(bench: Workbench) -> Steps:
+    config, images = bench.config, len(bench.drawn.labelled("train"))
+    return Steps.of(
+        images, step_images=config.step_images, micro_batch=config.micro_batch, multiple=bench.stream.fitting(1)
+    )
+
+
 def _train(bench: Workbench, cell: Cell, config: HeadsConfig, path: epath.Path) -> None:
     """The training itself; ends with the heads under `path` and without its checkpoints."""
     epochs = bench.config.epochs_of(bench.backbone.spec.config)
@@ -135,7 +106,7 @@ def _train(bench: Workbench, cell: Cell, config: HeadsConfig, path: epath.Path) 
             state, curve = _restore(checkpoints, done, state)
         label = f"heads, {bench.backbone.spec.name} on {bench.dataset.name}"
         for epoch in progress(range(done + 1, epochs + 1), total=epochs - done, label=label, unit="epoch"):
-            with bench.folder.stage(f"{label}, epoch {epoch}", "images", Steps.of(bench).steps * Steps.of(bench).batch):
+            with bench.folder.stage(f"{label}, epoch {epoch}", "images", _steps(bench).images):
                 state, losses = _epoch(bench, cell, config, state, epoch)
             curve.append({name: values.tolist() for name, values in losses.items()})
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), curve=ocp.args.JsonSave(curve))
@@ -159,7 +130,7 @@ def _epoch(
     bench: Workbench, cell: Cell, config: HeadsConfig, state: HeadsState, epoch: int
 ) -> tuple[HeadsState, dict[str, Float[np.ndarray, " M"]]]:
     """One pass over the training images; the mean loss of every member."""
-    steps, targets = Steps.of(bench), bench.drawn.targets("train")
+    steps, targets = _steps(bench), bench.drawn.targets("train")
     weights = [pooling.weights for pooling in config.poolings if pooling.kind == "given"]
     gradients, collected, left_out = zero_gradients(config, bench.mesh, state), [], 0
     for turn, placed in enumerate(_crops(bench, steps, epoch), 1):
@@ -187,12 +158,13 @@ def _crops(bench: Workbench, steps: Steps, epoch: int) -> Iterator[Placed]:
         epoch=epoch,
         interpolation=preprocess.interpolation,
     )
-    return bench.stream.batches(cropped, Transform(size, "none"), steps.micro, steps.order(bench, epoch))
+    order = steps.order(bench.drawn.labelled("train"), bench.config.seed, epoch)
+    return bench.stream.batches(cropped, Transform(size, "none"), steps.micro, order)
 
 
 def _tell(bench: Workbench, epochs: int) -> None:
     """Notes what readers must know of the protocol on this data set."""
-    config, steps = bench.config, Steps.of(bench)
+    config, steps = bench.config, _steps(bench)
     if steps.batch < config.step_images:
         bench.folder.note(
             f"{bench.dataset.name}: a step has all its {steps.batch} training images, fewer than the "

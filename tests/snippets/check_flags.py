@@ -11,6 +11,7 @@ import sys
 import tempfile
 import traceback
 
+import experiments.aggregate.run
 import experiments.local.run
 import experiments.sweep  # noqa: F401, what most commands import
 

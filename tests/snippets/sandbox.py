@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.checkpoints_convert.official_files import write_dino, write_mae
+from tests.data.box_tree import write_boxes
 from tests.data.broden_tree import write_image
 from tests.data.cityscapes_tree import write_cityscapes
 from tests.data.fair1m_tree import write_fair1m
@@ -30,7 +31,8 @@ def write_files(folder: Path) -> None:
     for split, count in (("train", 8), ("val", 4)):
         for name in ("cat", "dog"):
             for i in range(count):
-                write_image(folder / f"made/classes/{split}/{name}/{i}.jpg", 32, 32)
+                write_image(folder / f"made/classes/{split}/{name}/{name}_{split}_{i}.jpg", 32, 32)
+    write_boxes(folder / "made/boxes", folder / "made/classes", seed=0)
     rng = np.random.default_rng(0)
     for i in range(24):
         write_image(folder / f"made/plain/images/{i}.jpg", 32, 32)

@@ -60,6 +60,10 @@ class BoxFolder:
         listed = sorted((stem, path.stat().st_size) for stem, path in self.files.items())
         return hashlib.sha256(repr(listed).encode("utf-8", "surrogateescape")).hexdigest()
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file for an image, with boxes in it or without; `name` as in `of`."""
+        return PurePosixPath(name).stem in self.files
+
     def of(self, name: str, size: tuple[int, int]) -> Float[np.ndarray, "n 4"] | None:
         """The boxes of an image, at least one, in its own pixels; None where there are none.
 
@@ -75,9 +79,9 @@ class BoxFolder:
         Raises:
             InputError: the file is no box XML, or has a box outside its image; names the file.
         """
-        path = self.files.get(PurePosixPath(name).stem)
-        if path is None:
+        if not self.has(name):
             return None
+        path = self.files[PurePosixPath(name).stem]
         drawn, boxes = read_boxes(path)
         scale = np.array([size[1], size[0]] * 2) / np.array([drawn[1], drawn[0]] * 2)
         return boxes * scale[None] if len(boxes) else None
