@@ -82,6 +82,24 @@ def test_knn_measures_every_case():
     ]
 
 
+def test_heads_of_all_contenders_have_the_same_curves():
+    (comparison,) = compare("heads", "--width=24", "--patches=4")
+    library, *rivals = comparison.measurements
+    assert library.evidence.shape == (24, 2)
+    # float32, two steps; the first loss is that of no step.
+    assert max(comparison.quality["curves apart"][1:]) < 2e-6
+    assert np.abs(np.diff(library.evidence)).min() > 1e-4
+    words, ratio = bench.BENCHMARKS["heads"].headline([comparison])
+    for rival in rivals:
+        assert f"{rival.name} / vitprobe_jax {rival.seconds / library.seconds:.2f}" in words
+    assert ratio == comparison.ratio
+
+
+def test_heads_need_a_batch():
+    with pytest.raises(InputError, match="--rows=200"):
+        compare("heads", "--rows=200")
+
+
 def test_growth_ends_in_the_worst_share_over_the_first():
     def case(library, limit):
         measured = [Measurement(name, seconds, 0.0, 1.0, 1.0, None) for name, seconds in (("a", library), ("b", limit))]

@@ -3,14 +3,13 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
 from experiments import processes
 from experiments.processes import PEER_LOST
+from tests.experiments.launching import COMPILED, ended, launch, launch_together
 from vitprobe_jax.metrics.results import read_table
 
 SWEEP = (
@@ -32,38 +31,13 @@ def compiled_once(tmp_path_factory):
     COMPILED.update(JAX_COMPILATION_CACHE_DIR=str(folder), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
 
 
-COMPILED: dict[str, str] = {}
-
-
-def environment(devices):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | COMPILED | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-
-
-def start(tmp_path, out, *arguments, devices=1, **options):
-    command = [sys.executable, "-m", "experiments.sweep", *SWEEP, f"--out={tmp_path / out}", *arguments]
-    return subprocess.Popen(
-        command,
-        env=environment(devices),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        **options,
-    )
+def start(tmp_path, out, *arguments, **options):
+    return launch("experiments.sweep", *SWEEP, f"--out={tmp_path / out}", *arguments, **options)
 
 
 def start_together(tmp_path, out, count, *arguments):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = (f"--cache_dir={tmp_path / out}-cache", f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}")
-    return [start(tmp_path, out, *arguments, *shared, f"--process_id={p}") for p in range(count)]
-
-
-def ended(process, seconds=300):
-    out, err = process.communicate(timeout=seconds)
-    return process.returncode, out, err
+    own = (f"--out={tmp_path / out}", f"--cache_dir={tmp_path / out}-cache")
+    return launch_together("experiments.sweep", count, *SWEEP, *own, *arguments)
 
 
 def wait_for(path, seconds=120):

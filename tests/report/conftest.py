@@ -8,6 +8,7 @@ import pytest
 
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.metrics.results import METRICS, make_table, write_table
+from vitprobe_jax.report import figures
 
 CONCEPTS = ((1, "sky", "object"), (2, "tree", "object"), (3, "wheel", "part"), (1, "grass", "material"))
 BACKBONES = (("dino_vits16", "self-distillation"), ("tiny_mae", UNTRAINED))
@@ -100,3 +101,10 @@ def results_folder(tmp_path):
         return folder
 
     return write
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures stay undrawn."""
+    monkeypatch.setattr(figures, "svg", lambda figure, name: "<svg></svg>")
+    monkeypatch.setattr(figures, "save", lambda figure, folder, name: None)

@@ -3,7 +3,9 @@
 import statistics
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
+from matplotlib.text import Text
 
 ALL_RULES = ("hyperplane", "cosine", "cosine_centered")
 
@@ -51,3 +53,36 @@ def whiskers(axes):
         for segment in lines.get_segments()
     ]
     return [(segment[0], segment[1]) for segment in segments]
+
+
+def assert_readable(illustration):
+    """No text of a figure is cut off, small or under another."""
+    figure = illustration.figure
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # places the legend
+    renderer = canvas.get_renderer()
+    box, (width, height) = figure.get_tightbbox(renderer), figure.get_size_inches()
+    inside = box.x0 >= -0.01 and box.y0 >= -0.01 and box.x1 <= width + 0.01 and box.y1 <= height + 0.01
+    assert inside, illustration.name
+    hidden = hidden_labels(figure)
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    texts = [text for text in texts if id(text) not in hidden]
+    assert texts
+    assert all(text.get_fontsize() * 6 / width >= 8 for text in texts)
+    # Boxes hold room for letters below the line: they may touch by a pixel or two.
+    low, high = np.moveaxis([text.get_window_extent(renderer).padded(-2).get_points() for text in texts], 1, 0)
+    overlap = np.all((low[:, None] < high[None]) & (low[None] < high[:, None]), axis=-1)
+    pairs = [(texts[i].get_text(), texts[j].get_text()) for i, j in np.argwhere(np.triu(overlap, 1))]
+    assert not pairs, illustration.name
+
+
+def hidden_labels(figure):
+    """Those of places that no panel needs, and ticks beyond the ends of their axis: no part of the picture."""
+    hidden = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in axis.get_major_ticks():
+                if not (axes.get_visible() and low <= tick.get_loc() <= high):
+                    hidden |= {id(tick.label1), id(tick.label2)}
+    return hidden

@@ -11,13 +11,11 @@ from importlib import resources
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from matplotlib.text import Text
 from PIL import Image
 
 from tests.report.conftest import BACKBONES, CONCEPTS
-from tests.report.drawn import full_rows, heights, mean
+from tests.report.drawn import assert_readable, full_rows, heights, mean
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.results import SCHEMA, make_table, write_table
@@ -100,38 +98,7 @@ def galleries():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_text_is_cut_off_small_or_under_another(galleries, shape):
     for illustration in galleries[shape]:
-        figure = illustration.figure
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()  # places the legend
-        renderer = canvas.get_renderer()
-        box = figure.get_tightbbox(renderer)
-        width, height = figure.get_size_inches()
-        assert box.x0 >= -0.01, illustration.name
-        assert box.y0 >= -0.01, illustration.name
-        assert box.x1 <= width + 0.01, illustration.name
-        assert box.y1 <= height + 0.01, illustration.name
-        hidden = hidden_labels(figure)
-        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-        texts = [text for text in texts if id(text) not in hidden]
-        assert texts
-        assert all(text.get_fontsize() * 6 / width >= 8 for text in texts)
-        # Boxes hold room for letters below the line: they may touch by a pixel or two.
-        low, high = np.moveaxis([text.get_window_extent(renderer).padded(-2).get_points() for text in texts], 1, 0)
-        overlap = np.all((low[:, None] < high[None]) & (low[None] < high[:, None]), axis=-1)
-        pairs = [(texts[i].get_text(), texts[j].get_text()) for i, j in np.argwhere(np.triu(overlap, 1))]
-        assert not pairs, illustration.name
-
-
-def hidden_labels(figure):
-    """Those of places that no panel needs, and ticks beyond the ends of their axis: no part of the picture."""
-    hidden = set()
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            for tick in axis.get_major_ticks():
-                if not (axes.get_visible() and low <= tick.get_loc() <= high):
-                    hidden |= {id(tick.label1), id(tick.label2)}
-    return hidden
+        assert_readable(illustration)
 
 
 def test_every_figure_of_the_paper_is_there_once(results_rows):

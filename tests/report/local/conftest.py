@@ -7,11 +7,7 @@ import pytest
 from tests.report.local.made import Made, write_folder
 from tests.report.page_text import Page
 from vitprobe_jax.metrics.measurements import make_measurements
-from vitprobe_jax.report import figures
-from vitprobe_jax.report.local.figures.looks import Looks
-from vitprobe_jax.report.local.page import write_local_report
-from vitprobe_jax.report.local.parts import VIEWS, Sources
-from vitprobe_jax.report.local.rows import part_tables
+from vitprobe_jax.report.local.page import LOCAL, write_local_report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +24,9 @@ def whole(tmp_path_factory):
     made = Made(datasets=("cityscapes:streets",))
     folder = write_folder(tmp_path_factory.mktemp("local") / "out", made, pictures=True, notes=["To be known."])
     table = make_measurements(rows := made.rows())
-    sources = Sources(Looks.of(table), folder)
-    views = {part.part: VIEWS[part.part](part, sources) for part in part_tables(table) if part.has_numbers}
+    sources = LOCAL.sources(table, folder)
+    views = {part.part: LOCAL.parts[part.part].view(part, sources) for part in LOCAL.tables(table) if part.has_numbers}
     return Whole(rows, views)
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Figures stay undrawn."""
-    monkeypatch.setattr(figures, "svg", lambda figure, name: "<svg></svg>")
-    monkeypatch.setattr(figures, "save", lambda figure, folder, name: None)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.metrics.measurements import make_measurements
 from vitprobe_jax.metrics.results import write_table
 from vitprobe_jax.metrics.retrieval import OUTCOMES
-from vitprobe_jax.report.local.pictures import picture_stem
+from vitprobe_jax.report.measured.pictures import picture_stem
 
 BACKBONES = (
     ("dino_vits16", "dino", "DINO (self-distillation)"),

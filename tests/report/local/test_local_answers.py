@@ -6,12 +6,13 @@ import pytest
 
 from tests.report.local.made import BACKBONES, Made
 from vitprobe_jax.metrics.measurements import make_measurements
-from vitprobe_jax.report.local import answers
-from vitprobe_jax.report.local.answers import Standing
-from vitprobe_jax.report.local.figures.looks import Looks
-from vitprobe_jax.report.local.parts import VIEWS, Sources
-from vitprobe_jax.report.local.rows import method_title, methods_of, part_tables, shots_of, told_by, variant_name
-from vitprobe_jax.report.local.tables import LONG, Cell, Column, Entry, number_table
+from vitprobe_jax.report.local.changes import changes
+from vitprobe_jax.report.local.methods import method_title, methods_of, shots_of, told_by
+from vitprobe_jax.report.local.page import LOCAL
+from vitprobe_jax.report.measured import answers
+from vitprobe_jax.report.measured.answers import Standing
+from vitprobe_jax.report.measured.rows import variant_name
+from vitprobe_jax.report.measured.tables import LONG, Cell, Column, Entry, number_table
 
 
 def standing(backbone, value, dropped=0, *, untrained=False):
@@ -52,21 +53,21 @@ def test_a_leader_behind_a_control_says_so():
 
 def test_changes_are_spelled_out_for_few_and_by_extremes_for_many():
     few = [standing("dino", 0.345), standing("dino", 0.335, 200), standing("mae", 0.058), standing("mae", 0.295, 200)]
-    assert answers.changes(few, "that mIoU") == (
+    assert changes(few, "that mIoU") == (
         "Leaving out the 200 features of highest variance changes that mIoU by +0.237 for mae (0.058 to 0.295) and "
         "\N{MINUS SIGN}0.010 for dino (0.345 to 0.335)."
     )
     many = [one for i in range(9) for one in (standing(f"b{i}", 0.3), standing(f"b{i}", 0.24 + 0.01 * i, 200))]
-    assert answers.changes(many, "that mIoU") == (
+    assert changes(many, "that mIoU") == (
         "Leaving out the 200 features of highest variance changes that mIoU by +0.020 for b8 at most and by "
         "\N{MINUS SIGN}0.060 for b0 at least; it rises for 2 of 9 backbones."
     )
-    assert answers.changes(few[:1] + few[2:3], "that mIoU") == ""
+    assert changes(few[:1] + few[2:3], "that mIoU") == ""
 
 
 def test_methods_are_in_their_order_and_have_names():
     made = Made(parts=("patches",), methods=("linear_batchnorm", "20-nn", "linear", "5-nn"), shots=(0, 8, 2))
-    (part, _) = part_tables(make_measurements(made.rows()))
+    (part, _) = LOCAL.tables(make_measurements(made.rows()))
     rows = part.rows("miou")
     assert methods_of(rows) == ["5-nn", "20-nn", "linear", "linear_batchnorm"]
     assert [method_title(method) for method in methods_of(rows)] == [
@@ -136,6 +137,6 @@ def test_variance_names_who_gains_and_from_how_many(whole):
 def test_names_with_braces_are_only_names():
     made = Made(parts=("variance",), backbones=(("a {0} {b}", "mae", "MAE"),), datasets=("shapes:4",))
     table = make_measurements(made.rows())
-    view = VIEWS["variance"](part_tables(table)[0], Sources(Looks.of(table), "."))
+    view = LOCAL.parts["variance"].view(LOCAL.tables(table)[0], LOCAL.sources(table, "."))
     assert "a {0} {b}" in view.answer.sentences[0]
     assert view.answer.sentences[-1].endswith("the median in a {0} {b}.")

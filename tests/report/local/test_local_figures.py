@@ -4,19 +4,19 @@ import re
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
-from matplotlib.text import Text
 
+from tests.report.drawn import assert_readable
 from tests.report.local.made import CONCEPTS, Made
-from tests.report.test_figures_looks import hidden_labels
 from vitprobe_jax.metrics.measurements import make_measurements
 from vitprobe_jax.metrics.retrieval import OUTCOMES
 from vitprobe_jax.report.figures import style
-from vitprobe_jax.report.local.figures.dots import dot_figure
-from vitprobe_jax.report.local.figures.lines import BOUND
-from vitprobe_jax.report.local.figures.looks import BACKBONES, Looks, dash, spread
-from vitprobe_jax.report.local.figures.maps import IMAGES, map_colours, map_figure
+from vitprobe_jax.report.local.figures.maps import map_colours, map_figure
+from vitprobe_jax.report.local.page import LOCAL
+from vitprobe_jax.report.measured.figures.dots import dot_figure
+from vitprobe_jax.report.measured.figures.lines import BOUND
+from vitprobe_jax.report.measured.figures.looks import BACKBONES, dash, spread
+from vitprobe_jax.report.measured.figures.photographs import IMAGES
 
 
 def figure_of(whole, part, name):
@@ -117,20 +117,7 @@ def test_concepts_over_blocks_are_those_with_most_pixels(whole):
 
 def test_no_text_is_cut_off_or_under_another(whole):
     for illustration in (one for view in whole.views.values() for one in view.illustrations):
-        figure = illustration.figure
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        renderer = canvas.get_renderer()
-        box, (width, height) = figure.get_tightbbox(renderer), figure.get_size_inches()
-        inside = box.x0 >= -0.01 and box.y0 >= -0.01 and box.x1 <= width + 0.01 and box.y1 <= height + 0.01
-        assert inside, illustration.name
-        hidden = hidden_labels(figure)
-        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-        texts = [text for text in texts if id(text) not in hidden]
-        low, high = np.moveaxis([text.get_window_extent(renderer).padded(-2).get_points() for text in texts], 1, 0)
-        overlap = np.all((low[:, None] < high[None]) & (low[None] < high[:, None]), axis=-1)
-        pairs = [(texts[i].get_text(), texts[j].get_text()) for i, j in np.argwhere(np.triu(overlap, 1))]
-        assert not pairs, illustration.name
+        assert_readable(illustration)
 
 
 def test_captions_name_the_paper_and_alternative_texts_the_numbers(whole):
@@ -156,7 +143,7 @@ def test_captions_name_the_paper_and_alternative_texts_the_numbers(whole):
 def test_of_many_backbones_the_best_and_the_worst_are_among_the_shown():
     backbones = tuple((f"b{i}", "mae" if i == 7 else "dino", "DINO") for i in range(20))
     table = make_measurements(Made(parts=("patches",), backbones=backbones, datasets=("shapes:4",), shots=(2,)).rows())
-    looks = Looks.of(table)
+    looks = LOCAL.sources(table, ".").looks
     assert len(looks.marks) == BACKBONES
     assert looks.ranked[-1] == "b7"  # the only one whose neighbours are poor
     assert list(looks.marks) == sorted(looks.marks, key=lambda name: int(name[1:]))
@@ -180,7 +167,7 @@ def test_a_variant_has_the_same_dash_whoever_lacks_it():
 
 def test_dots_stand_at_their_numbers():
     values = {("a", "all features"): 0.5, ("a", "only the top 5"): -2.0, ("b", "all features"): 0.1}
-    figure = dot_figure({"one": values}, ["a", "b"], ["all features", "only the top 5"], "R2")
+    figure = dot_figure({"one": values}, ["a", "b"], ["all features", "only the top 5"], {"one": "R2"})
     drawn = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() != "None"}
     assert drawn == {"all features": [0.5, 0.1], "only the top 5": [-2.0]}
     low, high = figure.axes[0].get_xlim()
@@ -217,7 +204,7 @@ def test_maps_are_painted_in_the_colours_of_the_legend():
 
 def test_control_is_hollow():
     table = make_measurements(Made(parts=("scale",)).rows())
-    marks = Looks.of(table).marks
+    marks = LOCAL.sources(table, ".").looks.marks
     assert [mark.hollow for mark in marks.values()] == [False, False, True]
     assert marks["untrained_tiny"].label == "untrained_tiny (control)"
     assert style.points_key(marks["untrained_tiny"], line=True).get_markerfacecolor() == "none"

@@ -11,8 +11,7 @@ from tests.report.page_text import NOTHING, VOID, Page
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.measurements import MEASUREMENTS
 from vitprobe_jax.metrics.results import write_table
-from vitprobe_jax.report.local.page import write_local_report
-from vitprobe_jax.report.local.rows import TITLES
+from vitprobe_jax.report.local.page import LOCAL, write_local_report
 
 SMALL = {"datasets": ("cityscapes:streets",), "tilings": ("tiles",), "methods": ("1-nn", "linear"), "depth": 2}
 
@@ -76,8 +75,8 @@ def test_means_over_levels_are_those_of_plain_loops(page_of):
 def test_any_part_alone_makes_a_page(page_of, part):
     made = Made(parts=(part,), backbones=BACKBONES[1:2], **SMALL)
     page = page_of(made)
-    headings = [text for text in TITLES.values() if text in page.said()]
-    assert headings == [TITLES[part]]
+    headings = [own.title for own in LOCAL.parts.values() if own.title in page.said()]
+    assert headings == [LOCAL.parts[part].title]
     assert "1 part of the study" in page.said()
     assert f"On {made.datasets_of(part)[0]}" in page.said()
     assert not re.search(r"\bnan\b|None|\{|\}", page.said())
@@ -196,7 +195,7 @@ def test_links_within_the_page_lead_somewhere(page_of):
         value.removeprefix("#") for _, name, value in page.attributes if name == "href" and value.startswith("#")
     }
     assert pointed <= set(ids)
-    assert set(TITLES) <= pointed
+    assert set(LOCAL.parts) <= pointed
 
 
 def test_every_figure_is_in_the_page_and_in_files_beside_it(drawn):

@@ -5,8 +5,8 @@ import pytest
 from tests.report.local.made import Made
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.metrics.measurements import make_measurements
+from vitprobe_jax.report.local.page import LOCAL
 from vitprobe_jax.report.local.paper import compare_with_paper, facts
-from vitprobe_jax.report.local.rows import part_tables
 from vitprobe_jax.report.paper import paper_numbers
 
 EXACT = (("dino_vitb16", "dino", "DINO"), ("mae_vitb16", "mae", "MAE"))
@@ -14,7 +14,7 @@ EXACT = (("dino_vitb16", "dino", "DINO"), ("mae_vitb16", "mae", "MAE"))
 
 def compare(config=None, **options):
     made = Made(**{"parts": ("patches", "variance", "context"), "backbones": EXACT} | options)
-    return made.rows(), compare_with_paper(part_tables(make_measurements(made.rows())), config or {})
+    return made.rows(), compare_with_paper(LOCAL.tables(make_measurements(made.rows())), config or {})
 
 
 def test_every_printed_number_is_a_fact_once():
