@@ -19,7 +19,7 @@ from vitprobe_jax.data.dataset import Dataset
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.measurements import make_measurements
-from vitprobe_jax.report.local.pictures import picture_stem
+from vitprobe_jax.report.measured.pictures import picture_stem
 from vitprobe_jax.types import Token
 
 

@@ -30,7 +30,7 @@ from vitprobe_jax.features.store import Cell
 from vitprobe_jax.probes.head_files import load_heads, save_heads
 from vitprobe_jax.probes.head_training import add_micro_batch, apply_gradients, zero_gradients
 from vitprobe_jax.probes.heads import HeadsConfig, HeadsState, init_heads
-from vitprobe_jax.report.local.pictures import picture_stem
+from vitprobe_jax.report.measured.pictures import picture_stem
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,6 +94,10 @@ def _steps(bench: Workbench) -> Steps:
     )
 
 
+def _label(bench: Workbench) -> str:
+    return f"heads, {bench.backbone.spec.name} on {bench.dataset.name}"
+
+
 def _train(bench: Workbench, cell: Cell, config: HeadsConfig, path: epath.Path) -> None:
     """The training itself; ends with the heads under `path` and without its checkpoints."""
     epochs = bench.config.epochs_of(bench.backbone.spec.config)
@@ -104,13 +108,12 @@ def _train(bench: Workbench, cell: Cell, config: HeadsConfig, path: epath.Path) 
         done = checkpoints.latest_step() or 0
         if done:
             state, curve = _restore(checkpoints, done, state)
-        label = f"heads, {bench.backbone.spec.name} on {bench.dataset.name}"
-        for epoch in progress(range(done + 1, epochs + 1), total=epochs - done, label=label, unit="epoch"):
-            with bench.folder.stage(f"{label}, epoch {epoch}", "images", _steps(bench).images):
+        with bench.folder.stage(_label(bench), "images", (epochs - done) * _steps(bench).images):
+            for epoch in range(done + 1, epochs + 1):
                 state, losses = _epoch(bench, cell, config, state, epoch)
-            curve.append({name: values.tolist() for name, values in losses.items()})
-            items = ocp.args.Composite(state=ocp.args.StandardSave(state), curve=ocp.args.JsonSave(curve))
-            checkpoints.save(epoch, args=items)
+                curve.append({name: values.tolist() for name, values in losses.items()})
+                items = ocp.args.Composite(state=ocp.args.StandardSave(state), curve=ocp.args.JsonSave(curve))
+                checkpoints.save(epoch, args=items)
 
     def finish() -> None:
         try:
@@ -133,7 +136,9 @@ def _epoch(
     steps, targets = _steps(bench), bench.drawn.targets("train")
     weights = [pooling.weights for pooling in config.poolings if pooling.kind == "given"]
     gradients, collected, left_out = zero_gradients(config, bench.mesh, state), [], 0
-    for turn, placed in enumerate(_crops(bench, steps, epoch), 1):
+    label = f"{_label(bench)}, epoch {epoch} of {bench.config.epochs_of(bench.backbone.spec.config)}"
+    micro_batches = progress(_crops(bench, steps, epoch), total=steps.count * steps.turns, label=label, unit="batch")
+    for turn, placed in enumerate(micro_batches, 1):
         left_out += int(np.sum((placed.indices >= 0) & ~placed.valid))
         tokens = bench.tokens(placed.images, cell, weights)
         of_images = bench.stream.put(targets[np.maximum(placed.indices, 0)])

@@ -1,5 +1,5 @@
 // One concept: what its templates found on held-out images, and its scores over tokens, blocks and shots.
-const TOKEN_LINES = { q: ["#0072B2", "circle"], k: ["#D55E00", "square"], v: ["#009E73", "triangle"], x1: ["#E69F00", "diamond"], xn: ["#CC79A7", "cross"], x2: ["#56B4E9", "ring"], q_rotated: ["#0072B2", "open diamond"], k_rotated: ["#D55E00", "open square"] };
+const TOKEN_LINES = { q: ["#0072B2", "circle"], k: ["#D55E00", "square"], v: ["#009E73", "triangle"], x1: ["#E69F00", "diamond"], xn: ["#CC79A7", "cross"], x2: ["#56B4E9", "ring"], q_rotated: ["#0072B2", "open diamond"], k_rotated: ["#D55E00", "open square"], x2_raw: ["#56B4E9", "open triangle"] };
 const TRUTH_COLOUR = "#F0E442";
 const FOUND_COLOUR = "#56B4E9";
 const ALWAYS_POSITIVE = { accuracy: 0.5, precision: 0.5, recall: 1, f1: 2 / 3 };

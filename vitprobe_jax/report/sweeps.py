@@ -5,10 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from etils import epath
 
 from vitprobe_jax.errors import InputError
+from vitprobe_jax.metrics.measurements import MEASUREMENTS
 from vitprobe_jax.metrics.results import SCHEMA, read_table
 from vitprobe_jax.report.examples import Examples, read_examples
 
@@ -82,13 +84,31 @@ def read_results(folders: Sequence[epath.PathLike], schema: pa.Schema) -> list[R
     ]
 
 
-def holds(folder: epath.PathLike, schema: pa.Schema) -> bool:
-    """Whether the results in a folder are of a schema; of what cannot be read, no."""
+def measured_study(folder: epath.PathLike, studies: Sequence[str]) -> str | None:
+    """Which study's measurements are in a folder, told by their column `study`.
+
+    Args:
+        folder: of results.
+        studies: that there are; measurements without a row are taken for the first one's.
+
+    Returns:
+        None where the results are no measurements or cannot be read.
+
+    Raises:
+        InputError: measurements of another study, or of several.
+    """
+    path = epath.Path(folder) / "results.parquet"
     try:
-        with (epath.Path(folder) / "results.parquet").open("rb") as file:
-            return pq.read_schema(file).equals(schema)
+        with path.open("rb") as file:
+            if not pq.read_schema(file).equals(MEASUREMENTS):
+                return None
+            file.seek(0)
+            found = pc.unique(pq.read_table(file, columns=["study"])["study"]).to_pylist()
     except (pa.ArrowException, OSError):
-        return False
+        return None
+    if len(found) > 1 or not set(found) <= set(studies):
+        raise InputError(f"{path}: is of {', '.join(map(str, found))}; a page shows one of {', '.join(studies)}")
+    return found[0] if found else studies[0]
 
 
 def _labels(folders: Sequence[epath.Path]) -> list[str]:

@@ -12,9 +12,11 @@ from experiments.aggregate import run as runs
 from experiments.aggregate import training
 from experiments.aggregate.config import PARTS, aggregate_config, define_aggregate_flags
 from experiments.aggregate.run import run_aggregate
+from experiments.aggregate.workbench import Drawn
 from tests.backbones.random_folder import save_random
 from tests.data.box_tree import write_objects
 from tests.data.coco_tree import write_coco
+from vitprobe_jax.data import open_dataset
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.frozen import WEIGHTS
 from vitprobe_jax.metrics.measurements import MEASUREMENTS
@@ -215,6 +217,20 @@ def test_what_cannot_be_decoded_is_left_out_and_told(tmp_path):
     notes = " ".join(json.loads((config.out / "run.json").read_text())["notes"])
     assert "1 held-out images cannot be decoded" in notes
     assert "2 training images cannot be decoded" in notes
+
+
+def test_a_share_or_a_list_of_the_training_images_is_taken(objects, tmp_path):
+    names = sorted(path.name for path in objects.glob("train/*/*"))
+    (tmp_path / "few.txt").write_text("\n".join(names[3:5]) + "\n")
+    dataset = open_dataset(f"imagefolder:{objects}", seed=0)
+    lengths = {}
+    for flag in ("--train_share=0.01", "--train_share=0.5", f"--train_list={tmp_path / 'few.txt'}"):
+        config = make_config("--dataset=any", f"--out={tmp_path}", flag)
+        drawn = Drawn.of(config, dataset, None)
+        lengths[flag.partition("=")[2]] = len(drawn.splits["train"])
+        assert len(drawn.splits["val"]) == 12
+    # Of three classes of eight images.
+    assert list(lengths.values()) == [3, 12, 2]
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def write_pictures(folder: Path, made: Made, *, size=(96, 96), count=3) -> None:
     ).astype(np.uint8)
     spots = [np.hypot(rows / made.grid[0] - a, columns / made.grid[1] - b) for a, b in centres]
     boxes = [(width * (b - 0.22), height * (a - 0.22), width * (b + 0.22), height * (a + 0.22)) for a, b in centres]
-    truth = [(i, *box) for i, box in enumerate(boxes)]
+    truth = [(i, *box) for i, box in enumerate(boxes)] + [(0, 4, 60, 20, 90)]
     for name, family, _ in made.backbones:
         of = {"family": family}
         place = folder / "pictures" / name

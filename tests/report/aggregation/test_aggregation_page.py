@@ -190,7 +190,7 @@ def test_several_cells_are_all_in_a_table(page_of):
     shown = {"dino_vits16, x2 of block 3": (3, "x2"), "dino_vits16, x2_raw of block 5": (5, "x2_raw")}
     for label, (layer, token) in shown.items():
         assert every[label] == f"{row_of(rows, layer=layer, token=token, **of)['value']:.3f}"
-    assert lines(page, "Backbone", "Patch mean")[0][1] == text_of(row_of(rows, layer=5, token="x2", **of))
+    assert lines(page, "Backbone", "Patch mean")[0][1] == text_of(row_of(rows, layer=5, token="x2_raw", **of))
 
 
 def test_names_cannot_become_markup(page_of):

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow.compute as pc
 
-from vitprobe_jax.report.local.figures.looks import Looks
-from vitprobe_jax.report.local.rows import PartTable, Row, values_by, variants_of
-from vitprobe_jax.report.local.tables import Column, Entry, Table, number_table
+from vitprobe_jax.report.measured.figures.looks import Looks
+from vitprobe_jax.report.measured.rows import PartTable, Row, values_by, variants_of
+from vitprobe_jax.report.measured.tables import Column, Entry, Table, number_table
 
 TOP = 10
 """A table shows so many concepts; the others are in one that is folded, unless they are `_FEW`."""

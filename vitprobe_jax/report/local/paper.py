@@ -9,30 +9,36 @@ the paper stands the run's trained backbone of the same family, the ViT-B if the
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from vitprobe_jax.report.local.rows import PartTable, Row, largest_draw, variant_name
+from vitprobe_jax.report.local.methods import largest_draw
+from vitprobe_jax.report.measured.paper import (
+    Model,
+    PaperComparison,
+    PaperRow,
+    compare,
+    each_once,
+    judged,
+    stand_ins,
+    weights_caveats,
+)
+from vitprobe_jax.report.measured.rows import PartTable, Row, variant_name
 from vitprobe_jax.report.paper import differing_protocol, paper_numbers
 
 _KINDS = {"cityscapes": "Cityscapes", "ade20k": "ADE20K", "fair1m": "FAIR1M"}
 _STAND_IN = "cityscapes"
 """What data sets of kinds that the paper does not have are held against."""
 _CLASSES = {"cityscapes": 19, "ade20k": 150}
-_FAMILIES = {
-    "supervised": ("deit", "augreg", "torchvision", "deit_distilled"),
-    "dino": ("dino",),
-    "dinov2": ("dinov2",),
-    "mae": ("mae",),
-    "simmim": ("simmim",),
+MODELS = {
+    "supervised": Model(
+        "supervised ViT",
+        ("deit", "augreg", "torchvision", "deit_distilled"),
+        ("deit_vitb16", "augreg_vitb16", "torchvision_vitb16"),
+    ),
+    "dino": Model("DINO", ("dino",), ("dino_vitb16",)),
+    "dinov2": Model("DINOv2", ("dinov2",), ("dinov2_vitb14",)),
+    "mae": Model("MAE", ("mae",), ("mae_vitb16", "mae_vitb16_decoder")),
+    "simmim": Model("SimMIM", ("simmim",), ("simmim_vitb16",)),
 }
-"""Families that a model of the paper may be of."""
-_MODELS = {"supervised": "supervised ViT", "dino": "DINO", "dinov2": "DINOv2", "mae": "MAE", "simmim": "SimMIM"}
-_NAMES = {
-    "supervised": ("deit_vitb16", "augreg_vitb16", "torchvision_vitb16"),
-    "dino": ("dino_vitb16",),
-    "dinov2": ("dinov2_vitb14",),
-    "mae": ("mae_vitb16", "mae_vitb16_decoder"),
-    "simmim": ("simmim_vitb16",),
-}
-"""What backbones are called that may have the paper's weights, taken to be of a ViT-B, with 768 features."""
+"""The paper's models, taken to be ViT-Bs, with 768 features."""
 _PROTOCOL = {"max_images": 0, "metric": "l2"}
 _PROTOCOL_OF_CITYSCAPES = {"images_per_group": (2, 4, 8), "val_images_per_group": 10, "tile": 0}
 
@@ -45,7 +51,7 @@ class Fact:
         where: place in the paper.
         part: of the study.
         kind: of data set, a key of `_KINDS`.
-        model: a key of `_FAMILIES`.
+        model: a key of `MODELS`.
         features: which are used, see `measurements.FEATURES`.
         dropped: how many are not.
         what: measure, method and the rest, in words.
@@ -72,50 +78,6 @@ class Fact:
         return f"{self.what}, {variant_name(self.model, self.features, self.dropped)}, {over}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PaperRow:
-    """One published number and the run's.
-
-    Attributes:
-        part: of the study.
-        dataset: the run's.
-        what: the published number in words.
-        where: place in the paper.
-        backbone: the run's that stands for the paper's.
-        variant: its name with the features that are used.
-        value: the run's number.
-        published: the paper's.
-        difference: value less published.
-    """
-
-    part: str
-    dataset: str
-    what: str
-    where: str
-    backbone: str
-    variant: str
-    value: float
-    published: float
-    difference: float
-
-
-@dataclasses.dataclass(frozen=True)
-class PaperComparison:
-    """Everything to be said about a run beside the paper.
-
-    Attributes:
-        source: the paper.
-        rows: in the order of the run's parts and data sets.
-        absent: published numbers of the run's parts that it has no number for, in words.
-        caveats: the verdict first, then what differs, then what cannot be seen from a results folder.
-    """
-
-    source: str
-    rows: tuple[PaperRow, ...]
-    absent: tuple[str, ...]
-    caveats: tuple[str, ...]
-
-
 def facts() -> list[Fact]:
     """All published numbers, each once."""
     numbers = paper_numbers()["local"]
@@ -126,9 +88,7 @@ def facts() -> list[Fact]:
         *_context_facts(numbers["global_context_r2"]),
         *_overlap_facts(numbers["top200_overlap"]),
     ]
-    # Table 5 prints some of Table 2 again.
-    first = {fact.words: fact for fact in reversed(found)}
-    return [fact for fact in found if first[fact.words] is fact]
+    return each_once(found)  # Table 5 prints some of Table 2 again
 
 
 def compare_with_paper(parts: Sequence[PartTable], config: Mapping) -> PaperComparison:
@@ -138,32 +98,13 @@ def compare_with_paper(parts: Sequence[PartTable], config: Mapping) -> PaperComp
         parts: of the run.
         config: every flag as resolved; what is not in it is not checked.
     """
-    known = facts()
-    stand_ins = _stand_ins(parts)
-    rows, met = [], set()
-    for part in parts:
-        for fact in known:
-            found = _find(part, fact, stand_ins)
-            if found is not None:
-                met.add(fact.words)
-                rows.append(
-                    PaperRow(
-                        part=part.part,
-                        dataset=part.dataset,
-                        what=fact.words,
-                        where=fact.where,
-                        backbone=found.backbone,
-                        variant=found.variant,
-                        value=found.value,
-                        published=fact.published,
-                        difference=found.value - fact.published,
-                    )
-                )
-    measured = {part.part for part in parts}
-    absent = [fact.words for fact in known if fact.part in measured and fact.words not in met]
-    caveats = _caveats(parts, stand_ins, rows, config) if rows else ()
-    return PaperComparison(
-        paper_numbers()["source"]["local"], tuple(rows), tuple(dict.fromkeys(absent)), tuple(caveats)
+    chosen = stand_ins(parts, MODELS)
+    return compare(
+        "local",
+        parts,
+        facts(),
+        find=lambda part, fact: _find(part, fact, chosen),
+        caveats=lambda rows: _caveats(parts, chosen, rows, config),
     )
 
 
@@ -267,9 +208,9 @@ def _miou(part: str, where: str, kind: str, model: str, method: str, tiling: str
     )
 
 
-def _find(part: PartTable, fact: Fact, stand_ins: Mapping[str, str]) -> Row | None:
+def _find(part: PartTable, fact: Fact, chosen: Mapping[str, str]) -> Row | None:
     """The run's number of a published one; of a part on one data set."""
-    if part.part != fact.part or fact.model not in stand_ins:
+    if fact.model not in chosen:
         return None
     kind = _kind(part.dataset)
     if kind != fact.kind and not (kind not in _KINDS and fact.kind == _STAND_IN and fact.other_kind is None):
@@ -278,7 +219,7 @@ def _find(part: PartTable, fact: Fact, stand_ins: Mapping[str, str]) -> Row | No
     rest = {name: value for name, value in fact.columns.items() if name != "measure"}
     rows = [
         row
-        for row in part.rows(measure, backbone=stand_ins[fact.model], dropped=fact.dropped, **rest)
+        for row in part.rows(measure, backbone=chosen[fact.model], dropped=fact.dropped, **rest)
         if row.features == fact.features and (fact.other_kind is None or _kind(row.name or "") == fact.other_kind)
     ]
     rows = [row for row in rows if row.shots == largest_draw(rows)]
@@ -289,22 +230,8 @@ def _kind(dataset: str) -> str:
     return dataset.split(":")[0]
 
 
-def _stand_ins(parts: Sequence[PartTable]) -> dict[str, str]:
-    """The run's backbone for each model of the paper that has any."""
-    families: dict[str, str] = {}
-    for part in parts:
-        families |= part.trained
-    found = {}
-    for model, own in _FAMILIES.items():
-        of_family = [name for name, family in families.items() if family in own]
-        exact = [name for name in of_family if name in _NAMES[model]]
-        if of_family:
-            found[model] = (exact or of_family)[0]
-    return found
-
-
 def _caveats(
-    parts: Sequence[PartTable], stand_ins: Mapping[str, str], rows: Sequence[PaperRow], config: Mapping
+    parts: Sequence[PartTable], chosen: Mapping[str, str], rows: Sequence[PaperRow], config: Mapping
 ) -> list[str]:
     differing, unknown = [], []
     for dataset in dict.fromkeys(row.dataset for row in rows):
@@ -321,25 +248,13 @@ def _caveats(
             unknown.append(
                 f"Whether images and annotations of {dataset} are those of {_KINDS[kind]} cannot be seen from here."
             )
-    shown = {row.backbone for row in rows}
-    for model, backbone in stand_ins.items():
-        if backbone not in shown:
-            continue
-        if backbone in _NAMES[model]:
-            unknown.append(
-                f"Whether {backbone} holds the paper's weights of {_MODELS[model]} cannot be seen from here."
-            )
-        else:
-            differing.append(f"Other weights: {backbone} stands for the paper's {_MODELS[model]}, taken to be a ViT-B.")
+    other_weights, unseen_weights = weights_caveats(chosen, MODELS, {row.backbone for row in rows})
+    differing += other_weights
+    unknown += unseen_weights
     differing += differing_protocol(config, _PROTOCOL)
     if any(_kind(row.dataset) == "cityscapes" for row in rows):
         differing += differing_protocol(config, _PROTOCOL_OF_CITYSCAPES)
     unknown.append(
         "The paper's draw of images is taken to be its largest; how its linear probes are trained is not known."
     )
-    verdict = "Not a reproduction" if differing else "A reproduction only if what cannot be seen from here is the same"
-    return [
-        f"{verdict}: the paper's numbers come from its own draws of images, with official weights.",
-        *differing,
-        *unknown,
-    ]
+    return judged(differing, unknown, "the paper's numbers come from its own draws of images, with official weights.")

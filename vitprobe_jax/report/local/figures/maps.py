@@ -1,4 +1,4 @@
-"""Photographs beside maps of what their pixels are taken for, and photographs beside what a decoder makes of them."""
+"""Photographs beside maps of what their pixels are taken for."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,16 +7,13 @@ from jaxtyping import Float, Integer, UInt8
 from matplotlib.colors import hsv_to_rgb, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from PIL import Image
 
 from vitprobe_jax.report.figures import style
-from vitprobe_jax.report.figures.painting import Block, Tile, tile_figure
+from vitprobe_jax.report.figures.painting import Block, tile_figure
+from vitprobe_jax.report.measured.figures.photographs import FEWEST, IMAGES, shrunk, tiles
 
-IMAGES = 4
-_FEWEST = 3
 NAMED = 20
 """A legend names so many concepts at most, those with the most pixels."""
-_SIDE = 360  # pixels of a picture's longer side: 1.4 inches at 200 an inch, and some for screens
 _NONE = (0.35, 0.35, 0.35)
 _THROUGH = 0.3  # how much of the photograph is seen through its map
 _GOLDEN = (5**0.5 - 1) / 2
@@ -58,7 +55,7 @@ def map_figure(
     Returns:
         The figure, and the concepts that are in it, those with the most pixels first; the legend names `NAMED` of them.
     """
-    images = [_shrunk(image) for image in images[:IMAGES]]
+    images = [shrunk(image) for image in images[:IMAGES]]
     shown = {
         title: [_nearest(labels, image) for labels, image in zip(own, images, strict=False)]
         for title, own in maps.items()
@@ -72,30 +69,11 @@ def map_figure(
     keys = [Patch(facecolor=colours[k + 1], label=names[k]) for k in present[:NAMED]]
     if counts[0]:
         keys.append(Patch(facecolor=_NONE, label="no concept"))
-    blocks = [Block("image", _tiles(images))]
+    blocks = [Block("image", tiles(images))]
     for title, own in shown.items():
         painted = [_painted(image, colours[labels]) for image, labels in zip(images, own, strict=True)]
-        blocks.append(Block(title, _tiles(painted)))
-    return tile_figure(blocks, pinned=None, keys=keys, columns=_FEWEST), [names[k] for k in present]
-
-
-def picture_figure(pictures: Mapping[str, UInt8[np.ndarray, "n H W 3"]]) -> Figure:
-    """Lines of photographs under what stands above them, `IMAGES` in a line at most."""
-    return tile_figure(
-        [Block(title, _tiles([_shrunk(image) for image in own[:IMAGES]])) for title, own in pictures.items()],
-        pinned=None,
-        columns=_FEWEST,
-    )
-
-
-def _tiles(pictures: Sequence[np.ndarray]) -> list[Tile]:
-    return [Tile(picture, (), ()) for picture in pictures]
-
-
-def _shrunk(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    picture = Image.fromarray(image)
-    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+        blocks.append(Block(title, tiles(painted)))
+    return tile_figure(blocks, pinned=None, keys=keys, columns=FEWEST), [names[k] for k in present]
 
 
 def _nearest(labels: Integer[np.ndarray, "H W"], like: UInt8[np.ndarray, "h w 3"]) -> Integer[np.ndarray, "h w"]:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vitprobe_jax.report.figures import style
-from vitprobe_jax.report.local.figures.lines import BOUND
+from vitprobe_jax.report.measured.figures.lines import BOUND
 
 _LEFT = 0.3
 _HEIGHT = 0.72  # inches of a panel

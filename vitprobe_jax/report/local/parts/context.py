@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from vitprobe_jax.metrics.measurements import FEATURES
 from vitprobe_jax.report.figures.illustration import Illustration, caption
 from vitprobe_jax.report.figures.wording import capitalised
-from vitprobe_jax.report.local import answers
-from vitprobe_jax.report.local.answers import Answer
-from vitprobe_jax.report.local.figures.dots import dot_figure
-from vitprobe_jax.report.local.figures.looks import Looks
-from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, backbones_of, features_title, values_by
-from vitprobe_jax.report.local.tables import Column, Entry, Table, every_cell, number_table
+from vitprobe_jax.report.local.methods import method_titles
+from vitprobe_jax.report.measured import answers
+from vitprobe_jax.report.measured.answers import Answer
+from vitprobe_jax.report.measured.figures.dots import dot_figure
+from vitprobe_jax.report.measured.figures.looks import Looks
+from vitprobe_jax.report.measured.rows import PartTable, Row, backbones_of, features_title, values_by
+from vitprobe_jax.report.measured.tables import Column, Entry, Table, every_cell, number_table
+from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import listed, number
 
 MEANS = {"mean_r2": "mean over all concepts", "mean_r2_commonest": "mean over the commonest concepts"}
@@ -23,7 +24,7 @@ def view(part: PartTable, sources: Sources) -> PartView:
     tables = [
         _mean_table(rows),
         *_concept_tables(part.rows("r2"), sources.looks),
-        *every_cell(part, "mean_r2", "mean R2 of all features", features="all"),
+        *every_cell(part, "mean_r2", "mean R2 of all features", method_titles, features="all"),
     ]
     return PartView(_answer(rows), [_figure(part, rows)], tables)
 
@@ -66,7 +67,7 @@ def _figure(part: PartTable, rows: Sequence[Row]) -> Illustration:
     return illustration(
         part,
         "means",
-        dot_figure(panels, backbones_of(rows), series, "mean R2"),
+        dot_figure(panels, backbones_of(rows), series, dict.fromkeys(panels, "mean R2")),
         title="R2 of each concept's share of the image, from the central patch",
         caption=caption(
             "Ridge regression fitted to the training draw, R2 over the held-out images; 0 is what the mean share reaches.",

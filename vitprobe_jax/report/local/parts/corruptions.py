@@ -4,14 +4,16 @@ import dataclasses
 from collections.abc import Sequence
 
 from vitprobe_jax.report.figures.illustration import Illustration, caption, slug
-from vitprobe_jax.report.local import answers
-from vitprobe_jax.report.local.answers import Answer
-from vitprobe_jax.report.local.figures.lines import Panel, line_figure, over
-from vitprobe_jax.report.local.figures.looks import variants_note
+from vitprobe_jax.report.local.changes import changes
+from vitprobe_jax.report.local.methods import method_title, method_titles, methods_of, told_by
 from vitprobe_jax.report.local.parts.patches import count_words, draw_words, main_methods
-from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, drops_of, method_title, methods_of, told_by, values_by
-from vitprobe_jax.report.local.tables import Column, Table, every_cell, number_table, variant_entries
+from vitprobe_jax.report.measured import answers
+from vitprobe_jax.report.measured.answers import Answer
+from vitprobe_jax.report.measured.figures.lines import Panel, line_figure, over
+from vitprobe_jax.report.measured.figures.looks import variants_note
+from vitprobe_jax.report.measured.rows import PartTable, Row, drops_of, values_by
+from vitprobe_jax.report.measured.tables import Column, Table, every_cell, number_table, variant_entries
+from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import number
 
 KINDS = {"blur": "blur (deviation, px)", "noise": "noise (deviation)", "frequency": "frequency band"}
@@ -26,7 +28,7 @@ def view(part: PartTable, sources: Sources) -> PartView:
     tables = [
         _summary(scores, lost),
         _levels(scores),
-        *every_cell(part, "relative_drop", "mean relative drop", better="lower"),
+        *every_cell(part, "relative_drop", "mean relative drop", method_titles, better="lower"),
     ]
     return PartView(_answer(scores, lost), illustrations, tables)
 
@@ -44,7 +46,7 @@ def _answer(scores: Sequence[Row], lost: Sequence[Row]) -> Answer:
         best = best or answers.leader(found, lower=True)
         what = "a mean relative drop of the mIoU"
         lead = answers.leads(found, f"Over all kinds and levels, {told_by(method)}", what, lower=True)
-        sentences.append(caption(lead, answers.changes(found, "that drop")))
+        sentences.append(caption(lead, changes(found, "that drop")))
     what = f"mean relative drop of the mIoU {told_by(main_methods(lost)[0])}"
     return Answer(number(best.value), best.name, what, sentences)
 

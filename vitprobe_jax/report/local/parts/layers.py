@@ -7,15 +7,16 @@ from matplotlib.lines import Line2D
 
 from vitprobe_jax.report.figures import style
 from vitprobe_jax.report.figures.illustration import Illustration, caption
-from vitprobe_jax.report.local import answers
-from vitprobe_jax.report.local.answers import Answer
 from vitprobe_jax.report.local.concepts import by_pixels, concept_tables
-from vitprobe_jax.report.local.figures.lines import Line, Panel, line_figure
-from vitprobe_jax.report.local.figures.looks import MARKERS
+from vitprobe_jax.report.local.methods import method_titles, methods_of, told_by
 from vitprobe_jax.report.local.parts.patches import count_words, draw_words
-from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, methods_of, told_by, values_by, variants_of
-from vitprobe_jax.report.local.tables import Column, Table, every_cell, number_table, variant_entries
+from vitprobe_jax.report.measured import answers
+from vitprobe_jax.report.measured.answers import Answer
+from vitprobe_jax.report.measured.figures.lines import Line, Panel, line_figure
+from vitprobe_jax.report.measured.figures.looks import MARKERS
+from vitprobe_jax.report.measured.rows import PartTable, Row, values_by, variants_of
+from vitprobe_jax.report.measured.tables import Column, Table, every_cell, number_table, variant_entries
+from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import number
 
 CONCEPTS = 6
@@ -32,7 +33,7 @@ def view(part: PartTable, sources: Sources) -> PartView:
         _best_table(means),
         _block_table(means),
         *concept_tables(_at_best(means, concepts), sources.looks, "IoU at each backbone's best block"),
-        *(every_cell(part, "miou", "mIoU", method=method) if len(part.tokens) > 1 else []),
+        *(every_cell(part, "miou", "mIoU", method_titles, method=method) if len(part.tokens) > 1 else []),
     ]
     return PartView(_answer(means, method), [_figure(part, method, means, concepts, sources)], tables)
 

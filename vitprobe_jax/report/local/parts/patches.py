@@ -6,31 +6,36 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vitprobe_jax.report.figures.illustration import Illustration, caption, slug
-from vitprobe_jax.report.local import answers
-from vitprobe_jax.report.local.answers import Answer
+from vitprobe_jax.report.local.changes import changes
 from vitprobe_jax.report.local.concepts import concept_tables, ranked_concepts
-from vitprobe_jax.report.local.figures.dots import dot_figure
-from vitprobe_jax.report.local.figures.lines import line_figure, over
-from vitprobe_jax.report.local.figures.looks import variants_note
 from vitprobe_jax.report.local.figures.maps import NAMED, map_figure
-from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import (
+from vitprobe_jax.report.local.methods import (
+    is_probe,
+    method_title,
+    method_titles,
+    methods_of,
+    shots_of,
+    shots_title,
+    told_by,
+)
+from vitprobe_jax.report.local.pictures import are_pictures
+from vitprobe_jax.report.measured import answers
+from vitprobe_jax.report.measured.answers import Answer
+from vitprobe_jax.report.measured.figures.dots import dot_figure
+from vitprobe_jax.report.measured.figures.lines import line_figure, over
+from vitprobe_jax.report.measured.figures.looks import variants_note
+from vitprobe_jax.report.measured.rows import (
     PartTable,
     Row,
     backbones_of,
     drops_of,
     features_title,
-    is_probe,
-    method_title,
-    methods_of,
-    shots_of,
-    shots_title,
-    told_by,
     values_by,
     variant_name,
     variants_of,
 )
-from vitprobe_jax.report.local.tables import Column, Entry, Table, every_cell, number_table, variant_entries
+from vitprobe_jax.report.measured.tables import Column, Entry, Table, every_cell, number_table, variant_entries
+from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import listed, number
 
 PICTURED = 4
@@ -56,7 +61,7 @@ def view(part: PartTable, sources: Sources) -> PartView:
             f"IoU {told_by(methods_of(last)[0])}, from {shots_title(largest)}",
             folded=True,
         ),
-        *every_cell(part, "miou", "mIoU", tiling=tilings[0], shots=largest),
+        *every_cell(part, "miou", "mIoU", method_titles, tiling=tilings[0], shots=largest),
     ]
     return PartView(_answer(last), [_sizes_figure(part, shown, sources), *pictures], tables)
 
@@ -75,7 +80,7 @@ def _answer(rows: Sequence[Row]) -> Answer:
         found = answers.standings([row for row in rows if row.method == method])
         best = best or answers.leader(found)
         lead = answers.leads(found, f"From {shots_title(rows[0].shots)}, {told_by(method)}", "an mIoU")
-        sentences.append(caption(lead, answers.changes(found, "that mIoU")))
+        sentences.append(caption(lead, changes(found, "that mIoU")))
     return Answer(number(best.value), best.name, f"mIoU {told_by(main_methods(rows)[0])}", sentences)
 
 
@@ -161,7 +166,7 @@ def _one_size_figure(part: PartTable, rows: Sequence[Row]) -> Illustration:
     return illustration(
         part,
         "sizes",
-        dot_figure(panels, backbones_of(rows), series, "mIoU"),
+        dot_figure(panels, backbones_of(rows), series, dict.fromkeys(panels, "mIoU")),
         title=f"mIoU from {shots_title(rows[0].shots)}, {TILINGS[rows[0].tiling]}",
         caption=f"{draw_words(rows)}; {count_words(rows)}. Figure 1 of the paper.",
         alt=answers.numbers_in_words({f"{row.variant} {told_by(row.method)}": row.value for row in rows}, "mIoU"),
@@ -188,7 +193,7 @@ def _predictions(part: PartTable, sources: Sources, rows: Sequence[Row], method:
     maps: dict[str, np.ndarray] = {}
     images = None
     for backbone in backbones_of(sources.looks.shown(rows)):
-        pictures = sources.pictures(part, backbone)
+        pictures = sources.pictures(part, backbone, are_pictures)
         fitting = _fitting(pictures, images, len(names))
         if not fitting:
             continue

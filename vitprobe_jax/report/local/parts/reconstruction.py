@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 from vitprobe_jax.metrics.measurements import FEATURES
 from vitprobe_jax.report.figures.illustration import Illustration, slug
-from vitprobe_jax.report.local import answers
-from vitprobe_jax.report.local.answers import Answer
-from vitprobe_jax.report.local.figures.maps import picture_figure
-from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, backbones_of, features_title, values_by, variant_name
-from vitprobe_jax.report.local.tables import Column, Entry, Table, number_table
+from vitprobe_jax.report.local.pictures import are_pictures
+from vitprobe_jax.report.measured import answers
+from vitprobe_jax.report.measured.answers import Answer
+from vitprobe_jax.report.measured.figures.photographs import picture_figure
+from vitprobe_jax.report.measured.rows import PartTable, Row, backbones_of, features_title, values_by, variant_name
+from vitprobe_jax.report.measured.tables import Column, Entry, Table, number_table
+from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import number
 
 _MADE = re.compile(r"(?P<features>.+) (?P<dropped>\d+) masked (?P<level>[\d.]+)")
@@ -83,7 +84,7 @@ def _table(rows: Sequence[Row]) -> Table:
 
 def _pictures(part: PartTable, backbone: str, rows: Sequence[Row], sources: Sources) -> Illustration | None:
     """The first tiles and what the decoder made of them; None without pictures."""
-    arrays = sources.pictures(part, backbone)
+    arrays = sources.pictures(part, backbone, are_pictures)
     made = {}
     for name, array in arrays.items():
         found = _MADE.fullmatch(name)

@@ -5,14 +5,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from vitprobe_jax.metrics.retrieval import OUTCOMES
 from vitprobe_jax.report.figures.illustration import Illustration, caption, slug
 from vitprobe_jax.report.figures.wording import capitalised
-from vitprobe_jax.report.local import answers
-from vitprobe_jax.report.local.answers import Answer
-from vitprobe_jax.report.local.figures.looks import Looks
+from vitprobe_jax.report.local.changes import changes
 from vitprobe_jax.report.local.figures.stacks import Stack, stack_figure
+from vitprobe_jax.report.local.methods import method_title, method_titles
 from vitprobe_jax.report.local.parts.patches import PICTURED
-from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, method_title, values_by, variants_of
-from vitprobe_jax.report.local.tables import Column, Entry, Table, every_cell, number_table, variant_entries
+from vitprobe_jax.report.measured import answers
+from vitprobe_jax.report.measured.answers import Answer
+from vitprobe_jax.report.measured.figures.looks import Looks
+from vitprobe_jax.report.measured.rows import PartTable, Row, values_by, variants_of
+from vitprobe_jax.report.measured.tables import Column, Entry, Table, every_cell, number_table, variant_entries
+from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import number
 
 KINDS = ("shift", "rotation", "scale", "blur", "noise")
@@ -43,7 +45,7 @@ def view(part: PartTable, sources: Sources) -> PartView:
         _found_table(by_method, bounds),
         *(_outcome_table(method, own) for method, own in by_method.items()),
         *(_level_table(method, own) for method, own in by_method.items()),
-        *every_cell(part, "same_patch", "share of patches that find themselves", method="1-nn"),
+        *every_cell(part, "same_patch", "share of patches that find themselves", method_titles, method="1-nn"),
     ]
     return PartView(_answer(by_method), illustrations, tables)
 
@@ -61,7 +63,7 @@ def _answer(by_method: Mapping[str, Sequence[Row]]) -> Answer:
             )
         else:
             lead = answers.leads(found, over, "a share of patches that find themselves")
-            said.append(caption(lead, answers.changes(found, "that share")))
+            said.append(caption(lead, changes(found, "that share")))
         if card is None:
             best = answers.leader(found)
             card = number(best.value), best.name, f"share of patches that find {LABELS[FOUND[method]]}"

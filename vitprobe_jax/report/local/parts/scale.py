@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 from vitprobe_jax.report.figures.illustration import Illustration, caption
-from vitprobe_jax.report.local import answers
-from vitprobe_jax.report.local.answers import Answer
-from vitprobe_jax.report.local.figures.lines import line_figure, over
-from vitprobe_jax.report.local.figures.looks import variants_note
+from vitprobe_jax.report.local.changes import changes
+from vitprobe_jax.report.local.methods import method_title, methods_of
 from vitprobe_jax.report.local.parts.patches import main_methods
-from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, drops_of, method_title, methods_of, values_by
-from vitprobe_jax.report.local.tables import Column, Table, number_table, variant_entries
+from vitprobe_jax.report.measured import answers
+from vitprobe_jax.report.measured.answers import Answer
+from vitprobe_jax.report.measured.figures.lines import line_figure, over
+from vitprobe_jax.report.measured.figures.looks import variants_note
+from vitprobe_jax.report.measured.rows import PartTable, Row, drops_of, values_by
+from vitprobe_jax.report.measured.tables import Column, Table, number_table, variant_entries
+from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import number
 
 POOLS = {"class": "[CLS]", "mean": "the mean of the patches"}
@@ -35,7 +37,7 @@ def _answer(rows: Sequence[Row]) -> Answer:
         found = answers.standings([row for row in own if row.name == pool])
         where = f"Over all distances, by {method_title(method)} of {POOLS[pool]}"
         lead = answers.leads(found, where, "an accuracy")
-        sentences.append(caption(lead, answers.changes(found, "that accuracy")))
+        sentences.append(caption(lead, changes(found, "that accuracy")))
         leader = answers.leader(found)
         if best is None or leader.value > best.value:
             best, name = leader, POOLS[pool]

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 
 from vitprobe_jax.report.figures.illustration import Illustration, caption
 from vitprobe_jax.report.figures.wording import capitalised
-from vitprobe_jax.report.local import answers
-from vitprobe_jax.report.local.answers import Answer
-from vitprobe_jax.report.local.figures.lines import line_figure, mean_bound, over
-from vitprobe_jax.report.local.figures.looks import variants_note
+from vitprobe_jax.report.local.changes import changes
+from vitprobe_jax.report.local.methods import method_titles
 from vitprobe_jax.report.local.parts.patches import TILINGS
-from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, drops_of, values_by
-from vitprobe_jax.report.local.tables import Column, Entry, Table, every_cell, number_table, variant_entries
+from vitprobe_jax.report.measured import answers
+from vitprobe_jax.report.measured.answers import Answer
+from vitprobe_jax.report.measured.figures.lines import line_figure, mean_bound, over
+from vitprobe_jax.report.measured.figures.looks import variants_note
+from vitprobe_jax.report.measured.rows import PartTable, Row, drops_of, values_by
+from vitprobe_jax.report.measured.tables import Column, Entry, Table, every_cell, number_table, variant_entries
+from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import number
 
 MEASURES = {"same_instance": "same object", "same_category": "same category"}
@@ -25,7 +27,7 @@ def view(part: PartTable, sources: Sources) -> PartView:
         _gap_table(measure, [row for row in rows if row.measure == measure], bounds, folded=measure != "same_instance")
         for measure in MEASURES
     ]
-    cells = every_cell(part, "same_instance", "mean share of the same object over all gaps")
+    cells = every_cell(part, "same_instance", "mean share of the same object over all gaps", method_titles)
     return PartView(_answer(rows), [_figure(part, rows, bounds, sources)], [*tables, *cells])
 
 
@@ -43,7 +45,7 @@ def _answer(rows: Sequence[Row]) -> Answer:
         best = best or answers.leader(found)
         where = f"{gap:g} frame{'' if gap == 1 else 's'} later, by patches of {TILINGS[tiling]}"
         lead = answers.leads(found, where, "a share of objects found again")
-        sentences.append(caption(lead, answers.changes(found, "that share")))
+        sentences.append(caption(lead, changes(found, "that share")))
     what = f"share of objects found again {gap:g} frame{'' if gap == 1 else 's'} later"
     return Answer(number(best.value), best.name, what, sentences)
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from vitprobe_jax.report.figures.illustration import Illustration, caption
 from vitprobe_jax.report.figures.wording import capitalised
-from vitprobe_jax.report.local import answers
-from vitprobe_jax.report.local.answers import Answer
-from vitprobe_jax.report.local.figures.lines import Line, Panel, line_figure
+from vitprobe_jax.report.local.methods import method_title, methods_of, told_by
 from vitprobe_jax.report.local.parts.patches import count_words, draw_words, main_methods
-from vitprobe_jax.report.local.parts.view import PartView, Sources, illustration
-from vitprobe_jax.report.local.rows import PartTable, Row, backbones_of, method_title, methods_of, told_by, values_by
-from vitprobe_jax.report.local.tables import Column, Entry, Table, number_table
+from vitprobe_jax.report.measured import answers
+from vitprobe_jax.report.measured.answers import Answer
+from vitprobe_jax.report.measured.figures.lines import Line, Panel, line_figure
+from vitprobe_jax.report.measured.rows import PartTable, Row, backbones_of, values_by
+from vitprobe_jax.report.measured.tables import Column, Entry, Table, number_table
+from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import listed, number
 
 _TOP = 10

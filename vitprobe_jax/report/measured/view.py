@@ -1,18 +1,18 @@
 """What the page shows of one part on one data set, and what it is made from."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
 from vitprobe_jax.report.figures.illustration import Illustration, slug
-from vitprobe_jax.report.local.answers import Answer
-from vitprobe_jax.report.local.figures.looks import Looks
-from vitprobe_jax.report.local.pictures import read_pictures
-from vitprobe_jax.report.local.rows import PartTable
-from vitprobe_jax.report.local.tables import Table
+from vitprobe_jax.report.measured.answers import Answer
+from vitprobe_jax.report.measured.figures.looks import Looks
+from vitprobe_jax.report.measured.pictures import read_pictures
+from vitprobe_jax.report.measured.rows import PartTable
+from vitprobe_jax.report.measured.tables import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +42,31 @@ class Sources:
     looks: Looks
     folder: epath.PathLike
 
-    def pictures(self, part: PartTable, backbone: str) -> dict[str, np.ndarray]:
-        """The pictures of the cell of a backbone that is shown; {} where none were kept."""
+    def pictures(
+        self, part: PartTable, backbone: str, fits: Callable[[Mapping[str, np.ndarray]], bool]
+    ) -> dict[str, np.ndarray]:
+        """The arrays of the cell of a backbone that is shown, {} where none were kept; see `read_pictures`."""
         layer = part.last_layers.get(backbone)
-        return (
-            {} if layer is None else read_pictures(self.folder, backbone, part.dataset, part.part, (layer, part.token))
-        )
+        if layer is None:
+            return {}
+        return read_pictures(self.folder, backbone, part.dataset, part.part, (layer, part.token), fits)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartOfPage:
+    """A part of a study as its page shows it.
+
+    Attributes:
+        title: its heading.
+        asked: what it asks, in a sentence.
+        leading: measures of which one at least must have a number, see `PartTable`.
+        view: of the part on one data set, if it has a number there.
+    """
+
+    title: str
+    asked: str
+    leading: tuple[str, ...]
+    view: Callable[[PartTable, Sources], PartView]
 
 
 def illustration(

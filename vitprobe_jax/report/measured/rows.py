@@ -1,43 +1,15 @@
-"""Rows of a table of measurements, sorted by part and data set, and the names that the page gives to what they are of."""
+"""Rows of a table of measurements, sorted by part and data set, and the names of the variants that they are of."""
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.metrics.measurements import MEASUREMENTS
-from vitprobe_jax.metrics.retrieval import OUTCOMES
-from vitprobe_jax.types import ALL_TOKENS
-
-TITLES = {
-    "patches": "What is on a patch",
-    "variance": "The features of highest variance",
-    "corruptions": "Corrupted images",
-    "retrieval": "Finding a patch again",
-    "tracking": "Finding an object again",
-    "reconstruction": "What the decoder needs",
-    "context": "What a patch knows of the image",
-    "layers": "Block by block",
-    "scale": "Other ground sample distances",
-}
-"""The parts of the study in the page's order."""
-
-_LEADING = {
-    "patches": ("miou",),
-    "variance": ("variance", "miou"),
-    "corruptions": ("miou",),
-    "retrieval": OUTCOMES,
-    "tracking": ("same_instance",),
-    "reconstruction": ("mse",),
-    "context": ("mean_r2",),
-    "layers": ("miou",),
-    "scale": ("accuracy",),
-}
-_METHODS = {"linear": "linear probe", "linear_batchnorm": "linear, BatchNorm", "ridge": "ridge regression"}
-_TOLD_BY = {"linear": "by a linear probe", "linear_batchnorm": "by a linear probe with BatchNorm"}
+from vitprobe_jax.types import ALL_TOKENS, Token
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,22 +55,26 @@ class Row:
 class PartTable:
     """What one part measured on one data set.
 
-    A page shows one cell of each backbone: the token `x2`, or the first there is, of its last measured block.
+    A page shows one cell of each backbone: the token `preferred`, or the first there is, of its last measured block.
 
     Attributes:
-        part: its name, a key of `TITLES`.
+        part: its name.
         dataset: the data set's.
         table: their rows of `MEASUREMENTS`.
+        leading: measures of which one at least must have a number for the part to be shown: all others go with them.
+        preferred: the token that is shown if it was measured.
     """
 
     part: str
     dataset: str
     table: pa.Table
+    leading: tuple[str, ...]
+    preferred: Token
 
     @functools.cached_property
     def tokens(self) -> list[str]:
         """The measured tokens, the one that is shown first."""
-        order = ["x2", *ALL_TOKENS]
+        order = [self.preferred, *ALL_TOKENS]
         tokens = pc.unique(self._scored["token"].drop_null()).to_pylist()
         return sorted(tokens, key=lambda token: order.index(token) if token in order else len(order))
 
@@ -138,8 +114,8 @@ class PartTable:
 
     @property
     def has_numbers(self) -> bool:
-        """Whether there is a number that the page can show: of a measure that all others of the part go with."""
-        return len(_where(self._scored, measure=_LEADING[self.part])) > 0
+        """Whether there is a number of a leading measure."""
+        return len(_where(self._scored, measure=self.leading)) > 0
 
     @property
     def trained(self) -> dict[str, str]:
@@ -165,13 +141,19 @@ class PartTable:
         return self.table.filter(pc.is_null(self.table["skipped"]))
 
 
-def part_tables(table: pa.Table) -> list[PartTable]:
-    """What each part measured on each data set: parts in the order of `TITLES`, data sets in the table's."""
+def part_tables(table: pa.Table, leading: Mapping[str, Sequence[str]], preferred: Token) -> list[PartTable]:
+    """What each part measured on each data set: parts in the order of `leading`, data sets in the table's.
+
+    Args:
+        table: of `MEASUREMENTS`.
+        leading: of each part of the study, see `PartTable`.
+        preferred: see `PartTable`.
+    """
     pairs = table.group_by(["part", "dataset"], use_threads=False).aggregate([])
     found = list(zip(pairs["part"].to_pylist(), pairs["dataset"].to_pylist(), strict=True))
     return [
-        PartTable(part, dataset, _where(table, part=(part,), dataset=(dataset,)))
-        for part in TITLES
+        PartTable(part, dataset, _where(table, part=(part,), dataset=(dataset,)), tuple(measures), preferred)
+        for part, measures in leading.items()
         for other, dataset in found
         if other == part
     ]
@@ -198,35 +180,6 @@ def features_title(features: str, dropped: int) -> str:
     }[features]
 
 
-def method_title(method: str | None) -> str:
-    """A method as the page names it: `1-NN`."""
-    if method is None:
-        return ""
-    return _METHODS.get(method, method.replace("-nn", "-NN").replace("NN other images", "NN, own image excluded"))
-
-
-def told_by(method: str) -> str:
-    """A method in a sentence: `by 1-NN`, `by a linear probe`."""
-    return _TOLD_BY.get(method, f"by {method_title(method)}")
-
-
-def is_probe(method: str) -> bool:
-    """Whether a method is fitted, and no search for neighbours."""
-    return method in _METHODS
-
-
-def methods_of(rows: Iterable[Row]) -> list[str]:
-    """The methods of some rows: neighbours by their number, then probes."""
-    return sorted({row.method for row in rows if row.method is not None}, key=_method_rank)
-
-
-def _method_rank(method: str) -> tuple[bool, int, str]:
-    if is_probe(method):
-        return True, list(_METHODS).index(method), method
-    neighbours = method.split("-")[0]
-    return False, int(neighbours) if neighbours.isdigit() else 0, method
-
-
 def backbones_of(rows: Iterable[Row]) -> list[str]:
     """The backbones of some rows in the table's order."""
     return list(dict.fromkeys(row.backbone for row in rows))
@@ -245,22 +198,6 @@ def variants_of(rows: Iterable[Row]) -> dict[tuple[str, int], str]:
         for backbone in backbones_of(rows)
         for dropped in drops_of(row for row in rows if row.backbone == backbone)
     }
-
-
-def largest_draw(rows: Sequence[Row]) -> int | None:
-    """The largest size of the training draw of some rows; 0, which is all images, is larger than any."""
-    sizes = shots_of(rows)
-    return sizes[-1] if sizes else None
-
-
-def shots_of(rows: Iterable[Row]) -> list[int]:
-    """The sizes of the training draw of some rows, ascending, 0 (all images) last."""
-    return sorted({row.shots for row in rows if row.shots is not None}, key=lambda shots: (shots == 0, shots))
-
-
-def shots_title(shots: int | None) -> str:
-    """A size of the training draw in words."""
-    return "all images" if not shots else f"{shots} image{'' if shots == 1 else 's'} a group"
 
 
 def values_by(rows: Iterable[Row], *fields: str) -> dict[tuple, float]:

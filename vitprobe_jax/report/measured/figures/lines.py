@@ -5,14 +5,15 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from vitprobe_jax.report.figures import style
-from vitprobe_jax.report.local.figures.looks import Looks, dash
-from vitprobe_jax.report.local.rows import Row, drops_of, values_by, variants_of
+from vitprobe_jax.report.measured.figures.looks import Looks, dash
+from vitprobe_jax.report.measured.rows import Row, drops_of, values_by, variants_of
 
 COLUMNS = 3
 _HEIGHT = 1.45  # inches of a panel
@@ -34,6 +35,7 @@ class Line:
         dashes: of the line, as matplotlib takes them.
         points: places along x, and numbers.
         thick: whether it stands out.
+        spread: how far to either side of each point its interval goes, drawn as a band; () without.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Line:
     dashes: str | tuple
     points: Sequence[Point]
     thick: bool = False
+    spread: Sequence[float] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Panel:
         ylabel: what was measured; panels that measured the same share their axis.
         lines: in it.
         ticks: names of the places 0, 1, ... along x; None where x is a number.
-        bound: numbers of a dotted line that no other can cross, with their places.
+        bounds: dotted lines that no other can cross, each of places and numbers.
         logarithmic: whether the numbers' axis is.
         symlog: whether the axis of what was varied is, from 1 on: for numbers that begin with 0 and grow by factors.
         markers: whether points are marked; not where they are hundreds.
@@ -64,7 +67,7 @@ class Panel:
     ylabel: str
     lines: Sequence[Line]
     ticks: Sequence[str] | None = None
-    bound: Sequence[Point] = ()
+    bounds: Sequence[Sequence[Point]] = ()
     logarithmic: bool = False
     symlog: bool = False
     markers: bool = True
@@ -79,7 +82,7 @@ def line_figure(panels: Sequence[Panel], keys: Sequence[Line2D], *, columns: int
         columns: panels of a row, at most as many as there are.
     """
     columns = min(columns, len(panels))
-    if any(panel.bound for panel in panels):
+    if any(panel.bounds for panel in panels):
         keys = [*keys, Line2D([], [], color=style.INK, linewidth=1.1, linestyle=":", label=BOUND)]
     figure, grid = style.panels(
         -(-len(panels) // columns),
@@ -104,7 +107,12 @@ def line_figure(panels: Sequence[Panel], keys: Sequence[Line2D], *, columns: int
 
 
 def variant_lines(
-    rows: Sequence[Row], looks: Looks, place: Callable[[Row], int | float | None], *, drops: Sequence[int]
+    rows: Sequence[Row],
+    looks: Looks,
+    place: Callable[[Row], int | float | None],
+    *,
+    drops: Sequence[int],
+    spread: Callable[[Row], float] = lambda row: 0.0,
 ) -> list[Line]:
     """A line for each variant of each shown backbone.
 
@@ -113,17 +121,28 @@ def variant_lines(
         looks: of backbones.
         place: where a row stands along x; None leaves it out.
         drops: the variants of all panels, which their dashes hang on.
+        spread: how far to either side of its number the interval of a row goes.
     """
     rows = looks.shown(rows)
     found = defaultdict(list)
     for row in rows:
         if (x := place(row)) is not None:
-            found[row.backbone, row.dropped].append((x, row.value))
-    return [
-        Line(name, looks.marks[backbone], dash(dropped, drops), sorted(found[backbone, dropped]))
-        for (backbone, dropped), name in variants_of(rows).items()
-        if found[backbone, dropped]
-    ]
+            found[row.backbone, row.dropped].append((x, row.value, spread(row)))
+    lines = []
+    for (backbone, dropped), name in variants_of(rows).items():
+        own = sorted(found[backbone, dropped])
+        if own:
+            away = [half for *_, half in own]
+            lines.append(
+                Line(
+                    name,
+                    looks.marks[backbone],
+                    dash(dropped, drops),
+                    [(x, y) for x, y, _ in own],
+                    spread=away if any(away) else (),
+                )
+            )
+    return lines
 
 
 def over(
@@ -157,7 +176,8 @@ def over(
     drops = drops_of(rows) if drops is None else drops
     lines = variant_lines(rows, looks, lambda row: places.get(getattr(row, field)), drops=drops)
     limits = [(places[value], limit) for value, limit in (bound or {}).items() if value in places]
-    return Panel(title, xlabel, ylabel, lines, [names(value) for value in order], sorted(limits))
+    bounds = [sorted(limits)] if limits else []
+    return Panel(title, xlabel, ylabel, lines, [names(value) for value in order], bounds)
 
 
 def mean_bound(rows: Sequence[Row], field: str) -> dict[object, float]:
@@ -170,11 +190,17 @@ def _draw(axes: Axes, panel: Panel) -> None:
         points = [(x, y) for x, y in line.points if not panel.logarithmic or y > 0]
         if not points:
             continue
-        marks = line.mark.points if panel.markers and len(points) <= 30 else {"color": line.mark.colour}
+        # Of points that no line joins, nothing else would be left.
+        marked = panel.markers and (len(points) <= 30 or line.dashes == "none")
+        marks = line.mark.points if marked else {"color": line.mark.colour}
         width = 2.4 if line.thick else 1.6
         axes.plot(*zip(*points, strict=True), linewidth=width, linestyle=line.dashes, label=line.label, **marks)
-    if panel.bound:
-        axes.plot(*zip(*panel.bound, strict=True), linewidth=1.1, linestyle=":", color=style.INK, label=BOUND)
+        if line.spread:
+            x, y = np.transpose(line.points)
+            away = np.asarray(line.spread)
+            axes.fill_between(x, y - away, y + away, color=line.mark.colour, alpha=0.2, linewidth=0)
+    for bound in panel.bounds:
+        axes.plot(*zip(*bound, strict=True), linewidth=1.1, linestyle=":", color=style.INK, label=BOUND)
     if panel.logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())

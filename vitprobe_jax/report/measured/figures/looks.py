@@ -10,14 +10,12 @@ from matplotlib.lines import Line2D
 
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.report.figures import style
-from vitprobe_jax.report.local.rows import Row, backbones_of, drops_of, features_title, variant_name
+from vitprobe_jax.report.measured.rows import Row, backbones_of, drops_of, features_title, variant_name
 
 BACKBONES = len(style.BACKBONE_COLOURS)
 """A figure shows so many backbones at most: with more, neither colours nor lines can be told apart."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", (0, (3.5, 1.6)), (0, (1, 1.3)), (0, (5, 1.4, 1, 1.4)), (0, (8, 2)))
-_DECIDING = ("miou", "same_instance", "accuracy", "same_patch", "mean_r2")
-"""By which measure backbones are ranked, the first of these that a table has; of all of them more is better."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +33,18 @@ class Looks:
     count: int
 
     @classmethod
-    def of(cls, table: pa.Table) -> "Looks":
-        """All backbones of a table, or of many the best, the worst and some between them."""
+    def of(cls, table: pa.Table, deciding: Sequence[str]) -> "Looks":
+        """All backbones of a table, or of many the best, the worst and some between them.
+
+        Args:
+            table: of `MEASUREMENTS`.
+            deciding: by which measure backbones are ranked, the first of these that the table has; of all of them more is
+                better.
+        """
         columns = ["backbone", "objective"]
         named = table.select(columns).group_by(columns, use_threads=False).aggregate([]).to_pylist()
         untrained = {row["backbone"]: row["objective"] == UNTRAINED for row in named}
-        means = _means(table)
+        means = _means(table, deciding)
         ranked = sorted(untrained, key=lambda name: -means.get(name, float("-inf")))
         chosen = spread(ranked, BACKBONES)
         marks = style.backbone_marks(_Named(name, of) for name, of in untrained.items() if name in chosen)
@@ -85,8 +89,8 @@ class Looks:
         ]
 
 
-def spread(ranked: Sequence[str], count: int) -> list[str]:
-    """So many names at most, at equal distances, the first and the last among them."""
+def spread(ranked: Sequence, count: int) -> list:
+    """So many of a sequence at most, at equal distances, the first and the last among them."""
     if len(ranked) <= count:
         return list(ranked)
     places = np.linspace(0, len(ranked) - 1, count).round().astype(int)
@@ -109,11 +113,11 @@ def variants_note(rows: Sequence[Row]) -> str:
     return f"Broken lines: without the features of highest variance ({', '.join(names)} and so on)."
 
 
-def _means(table: pa.Table) -> dict[str, float]:
+def _means(table: pa.Table, deciding: Sequence[str]) -> dict[str, float]:
     """The mean of each backbone with all features, by the first deciding measure that the table has."""
     plain = pc.and_(pc.equal(pc.fill_null(table["dropped"], 0), 0), pc.is_valid(table["value"]))
     table = table.filter(plain)
-    for measure in _DECIDING:
+    for measure in deciding:
         rows = table.filter(pc.equal(table["measure"], measure))
         if len(rows):
             found = rows.group_by("backbone", use_threads=False).aggregate([("value", "mean")])

@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from vitprobe_jax.report.local.rows import PartTable, variant_name
+from vitprobe_jax.report.measured.rows import PartTable, variant_name
 
-_COLUMNS = ("skipped", "measure", "backbone", "features", "dropped", "setting", "level", "name")
+_COLUMNS = ("skipped", "measure", "backbone", "features", "dropped", "method", "setting", "level", "name")
 _NAMED = 8
 _EVERYTHING = "all"
 """The measure of rows that stand for all that a variant would have had."""
@@ -29,8 +29,13 @@ class Skipped:
     count: int
 
 
-def skipped_numbers(part: PartTable) -> list[Skipped]:
-    """By reason and measure, in the table's order."""
+def skipped_numbers(part: PartTable, method_title: Callable[[str], str] | None = None) -> list[Skipped]:
+    """By reason and measure, in the table's order.
+
+    Args:
+        part: of which.
+        method_title: what methods are called; None where a reason never hangs on the method, which is not told then.
+    """
     groups = defaultdict(list)
     rows = zip(*(part.skipped[name].to_pylist() for name in _COLUMNS), strict=True)
     for reason, measure, *rest in rows:
@@ -40,10 +45,13 @@ def skipped_numbers(part: PartTable) -> list[Skipped]:
         variants = dict.fromkeys(
             variant_name(backbone, features or "without top", dropped or 0) for backbone, features, dropped, *_ in own
         )
-        places = dict.fromkeys(_place(*rest) for *_, setting, level, name in own for rest in [(setting, level, name)])
-        places = [place for place in places if place]
+        places = {}
+        for *_, method, setting, level, name in own:
+            told = method_title(method) if method_title and method is not None else ""
+            if place := ", ".join(filter(None, (told, _place(setting, level, name)))):
+                places[place] = None
         said = "everything" if measure == _EVERYTHING else measure.replace("_", " ")
-        found.append(Skipped(f"{said}{_of(places)}", reason, tuple(variants), len(own)))
+        found.append(Skipped(f"{said}{_of(list(places))}", reason, tuple(variants), len(own)))
     return found
 
 

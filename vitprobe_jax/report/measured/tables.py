@@ -1,14 +1,12 @@
 """Tables of numbers as the page shows them: every cell is text, the best of a column is marked."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from vitprobe_jax.report.local.rows import (
+from vitprobe_jax.report.measured.rows import (
     PartTable,
     Row,
     backbones_of,
-    method_title,
-    methods_of,
     values_by,
     variants_of,
 )
@@ -40,7 +38,7 @@ class Cell:
 
     Attributes:
         text: the number, `NOTHING` where there is none.
-        best: whether it is the best of its column, of trained backbones where there are several.
+        best: whether it is the best of its column or line, of trained backbones where there are several.
     """
 
     text: str
@@ -96,6 +94,7 @@ class Entry:
         untrained: whether that is a control, which is never the best.
         group: lines of the same group stand together; it is their heading unless it is "".
         label_is_name: see `Line`.
+        deviations: standard deviations of the numbers, None where one has none; () where no number has.
     """
 
     label: str
@@ -104,6 +103,7 @@ class Entry:
     untrained: bool = False
     group: str = ""
     label_is_name: bool = True
+    deviations: Sequence[float | None] = ()
 
 
 def number_table(
@@ -115,6 +115,7 @@ def number_table(
     note: str = "",
     folded: bool = False,
     best_in_group: bool = False,
+    best_in_line: bool = False,
 ) -> Table:
     """A table of numbers with the best of each column marked, if it has several lines; a long one is folded.
 
@@ -126,6 +127,7 @@ def number_table(
         note: how to read it.
         folded: whether the page shows it only when asked.
         best_in_group: whether each group has its own best.
+        best_in_line: whether the best of each line is marked instead: of columns that measure the same.
     """
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -134,7 +136,13 @@ def number_table(
         group: [_best(own if best_in_group else entries, i, column.better) for i, column in enumerate(columns)]
         for group, own in groups.items()
     }
-    bodies = [(group, [_line(entry, columns, bests[group]) for entry in own]) for group, own in groups.items()]
+    bodies = [
+        (
+            group,
+            [_line(entry, columns, _best_of_line(entry, columns) if best_in_line else bests[group]) for entry in own],
+        )
+        for group, own in groups.items()
+    ]
     long = len(entries) > LONG
     heading = f"{title}: {len(entries)} lines" if long else title
     return Table(heading, corner, [column.head for column in columns], bodies, note, folded or long)
@@ -148,13 +156,27 @@ def _best(entries: Sequence[Entry], place: int, better: str) -> float | None:
     return max(values) if better == "higher" else min(values)
 
 
+def _best_of_line(entry: Entry, columns: Sequence[Column]) -> list[float | None]:
+    """The best of the columns that have one, for each of them."""
+    values = [value for value, column in zip(entry.values, columns, strict=True) if column.better and value is not None]
+    if len(values) < 2:
+        return [None] * len(columns)
+    lower = any(column.better == "lower" for column in columns)
+    best = min(values) if lower else max(values)
+    return [best if column.better else None for column in columns]
+
+
 def _line(entry: Entry, columns: Sequence[Column], bests: Sequence[float | None]) -> Line:
-    cells = [
-        Cell(NOTHING)
-        if value is None
-        else Cell(number(value, column.decimals), best is not None and value == best and not entry.untrained)
-        for value, column, best in zip(entry.values, columns, bests, strict=True)
-    ]
+    deviations = entry.deviations or [None] * len(columns)
+    cells = []
+    for value, deviation, column, best in zip(entry.values, deviations, columns, bests, strict=True):
+        if value is None:
+            cells.append(Cell(NOTHING))
+            continue
+        text = number(value, column.decimals)
+        if deviation is not None:
+            text += f" \N{PLUS-MINUS SIGN} {number(deviation, column.decimals)}"
+        cells.append(Cell(text, best is not None and value == best and not entry.untrained))
     return Line(entry.label, entry.backbone, cells, entry.label_is_name)
 
 
@@ -177,7 +199,13 @@ def variant_entries(
 
 
 def every_cell(
-    part: PartTable, measure: str, what: str, *, better: str = "higher", **equal: str | int | float | None
+    part: PartTable,
+    measure: str,
+    what: str,
+    titles: Callable[[Iterable[Row]], Mapping[str, str]],
+    *,
+    better: str = "higher",
+    **equal: str | int | float | None,
 ) -> list[Table]:
     """A folded table with a line for every token and block, where a backbone has several: columns are methods.
 
@@ -185,13 +213,14 @@ def every_cell(
         part: of which.
         measure: that is shown.
         what: the measure and what its mean is over, in words.
+        titles: what the methods of some rows are called, in their order.
         better: of it, see `Column`.
         equal: what columns of the rows must be.
     """
     if not part.several_cells:
         return []
     rows = part.rows(measure, layers="every cell", **equal)
-    methods = methods_of(rows) or [None]
+    methods = titles(rows) or {None: what}
     values = values_by(rows, "backbone", "dropped", "layer", "token", "method")
     untrained = {row.backbone: row.untrained for row in rows}
     entries = []
@@ -200,7 +229,7 @@ def every_cell(
         for layer, token in dict.fromkeys((row.layer, row.token) for row in own):
             numbers = [values.get((backbone, dropped, layer, token, method)) for method in methods]
             entries.append(Entry(f"{name}, {token} of block {layer}", numbers, backbone, untrained[backbone]))
-    columns = [Column(method_title(method) or what, better) for method in methods]
+    columns = [Column(title, better) for title in methods.values()]
     count = len(backbones_of(rows))
     note = f"Figures and tables above show {part.token}, where blocks are not compared that of the last one."
     title = f"Every token and block of {count} backbone{'' if count == 1 else 's'}: {what}"

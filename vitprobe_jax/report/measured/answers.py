@@ -1,15 +1,16 @@
-"""What the numbers of a part come to, in a sentence or two: who leads, by how much, what removing features changes.
+"""What the numbers of a part come to, in a sentence or two: who leads, and by how much.
 
-The sentences are about means alone: no test stands behind them, as none stands behind the paper's.
+The sentences are about means alone: no test stands behind them, as none stands behind the papers'.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from vitprobe_jax.report.local.rows import Row, values_by, variants_of
+from vitprobe_jax.report.measured.rows import Row, values_by, variants_of
 from vitprobe_jax.report.sentences import listed, number
 
-_SPELLED_OUT = 3
+SPELLED_OUT = 3
+"""Sentences have so many numbers at most; of more, the extremes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,56 +93,37 @@ def leads(found: Sequence[Standing], where: str, what: str, *, lower: bool = Fal
     return f"{where}, {said}."
 
 
-def changes(found: Sequence[Standing], what: str, *, decimals: int = 3) -> str:
-    """What leaving out features of highest variance changes, in a sentence; "" where no backbone was measured both ways.
-
-    Of several variants the one that leaves out most speaks.
-
-    Args:
-        found: of one kind.
-        what: the measure, with its article: `the mIoU of 1-NN`.
-        decimals: of numbers.
-    """
-    pairs = _pairs(found)
-    if not pairs:
-        return ""
-    removed = {after.dropped for _, after in pairs}
-    counted = f"{removed.pop()} features" if len(removed) == 1 else "features"
-    gains = sorted(pairs, key=lambda pair: -(pair[1].value - pair[0].value))
-    if len(gains) <= _SPELLED_OUT:
-        said = listed([f"{_signed(pair, decimals)} for {pair[0].name} ({_from_to(pair, decimals)})" for pair in gains])
-        return f"Leaving out the {counted} of highest variance changes {what} by {said}."
-    up = sum(after.value > before.value for before, after in pairs)
-    most, least = (f"{_signed(pair, decimals)} for {pair[0].name}" for pair in (gains[0], gains[-1]))
-    return (
-        f"Leaving out the {counted} of highest variance changes {what} by {most} at most and by {least} at least; it "
-        f"rises for {up} of {len(pairs)} backbones."
-    )
-
-
-def _pairs(found: Iterable[Standing]) -> list[tuple[Standing, Standing]]:
-    """Of each backbone, all features and the variant that leaves out most."""
-    by_backbone: dict[str, list[Standing]] = {}
-    for own in found:
-        by_backbone.setdefault(own.backbone, []).append(own)
-    ranked = [sorted(own, key=lambda one: one.dropped) for own in by_backbone.values()]
-    return [(own[0], own[-1]) for own in ranked if own[0].dropped == 0 and own[-1].dropped > 0]
-
-
-def _signed(pair: tuple[Standing, Standing], decimals: int) -> str:
-    text = f"{round(pair[1].value - pair[0].value, decimals) + 0.0:+.{decimals}f}"
+def signed(difference: float, decimals: int = 3) -> str:
+    """A difference with its sign, a true minus; +0.000 for what rounds to nothing."""
+    text = f"{round(difference, decimals) + 0.0:+.{decimals}f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _from_to(pair: tuple[Standing, Standing], decimals: int) -> str:
-    return f"{number(pair[0].value, decimals)} to {number(pair[1].value, decimals)}"
+def changed(pairs: Sequence[tuple[str, float, float]], *, decimals: int = 3) -> str:
+    """By how much a number changes for whom, as the end of a sentence: spelled out for few, else by its extremes.
+
+    Args:
+        pairs: whom, the number before and after; one at least.
+        decimals: of numbers.
+    """
+    gains = sorted(pairs, key=lambda pair: pair[1] - pair[2])
+    if len(gains) <= SPELLED_OUT:
+        return listed(
+            [
+                f"{signed(after - before, decimals)} for {name} ({number(before, decimals)} to {number(after, decimals)})"
+                for name, before, after in gains
+            ]
+        )
+    most, least = (f"{signed(after - before, decimals)} for {name}" for name, before, after in (gains[0], gains[-1]))
+    up = sum(after > before for _, before, after in pairs)
+    return f"{most} at most and by {least} at least; it rises for {up} of {len(pairs)} backbones"
 
 
 def numbers_in_words(values: Mapping[str, float], what: str, *, decimals: int = 3) -> str:
     """Some numbers for who cannot see a figure: all of them where they are few, else the extremes."""
     if not values:
         return f"{what}: nothing."
-    if len(values) <= 8 * _SPELLED_OUT:
+    if len(values) <= 8 * SPELLED_OUT:
         return f"{what}: {', '.join(f'{name} {number(value, decimals)}' for name, value in values.items())}."
     low, high = min(values, key=values.get), max(values, key=values.get)
     return f"{what}: from {number(values[low], decimals)} ({low}) to {number(values[high], decimals)} ({high})."

@@ -1,0 +1,1 @@
+"""The kinds of figures that only study 3 draws."""

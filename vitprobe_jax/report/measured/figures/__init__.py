@@ -1,0 +1,1 @@
+"""The kinds of figures that studies of measurements are drawn as."""
