@@ -1,8 +1,8 @@
 """Side-by-side benchmarks, rivals in the same run, on equal data: `python -m experiments.bench NAME`.
 
-NAME is one of `probes`, `growth`, `stream`, `cosine`, `metrics`, `knn`, `extract`, `data`, `labels`. The last line ends in a
-plain number: how many times the library's time the fastest rival takes (in the least favourable case, where there are
-several); `growth`, `stream`, `data`, `labels` and, on an accelerator, `knn` say their own.
+NAME is one of `probes`, `growth`, `stream`, `cosine`, `metrics`, `knn`, `heads`, `attention`, `extract`, `data`, `labels`.
+The last line ends in a plain number: how many times the library's time the fastest rival takes (in the worst case, where
+there are several); `growth`, `stream`, `heads`, `attention`, `data`, `labels` and, on an accelerator, `knn` say their own.
 """
 
 import dataclasses
@@ -15,7 +15,20 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.benchmarks import cosine, data, extract, growth, knn, labels, metrics, probes, scale, stream
+from experiments.benchmarks import (
+    attention,
+    cosine,
+    data,
+    extract,
+    growth,
+    heads,
+    knn,
+    labels,
+    metrics,
+    probes,
+    scale,
+    stream,
+)
 from experiments.benchmarks.comparison import Comparison, format_table, to_json
 from experiments.benchmarks.config import BenchConfig, require
 from vitprobe_jax import cli
@@ -29,6 +42,8 @@ BENCHMARKS = {
     "cosine": cosine,
     "metrics": metrics,
     "knn": knn,
+    "heads": heads,
+    "attention": attention,
     "extract": extract,
     "data": data,
     "labels": labels,
@@ -56,12 +71,14 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_bool("spread", False, "log-uniform sizes of concepts instead of equal ones", flag_values=values)
     flags.DEFINE_list("shots", None, "shot counts of cosine", flag_values=values)
     flags.DEFINE_integer("trials", 10, "trials of cosine", flag_values=values)
-    flags.DEFINE_integer("patches", 1, "rows of an image for cosine; 784 is 28 x 28", flag_values=values)
+    flags.DEFINE_integer(
+        "patches", None, "rows of an image for cosine, 784 is 28 x 28; patches of one for heads", flag_values=values
+    )
     flags.DEFINE_integer("queries", 100_000, "rows whose neighbours knn looks for", flag_values=values)
     flags.DEFINE_list("neighbours", ["20", "1", "200"], "neighbours of each in knn", flag_values=values)
-    flags.DEFINE_list("archs", ["vits16", "vitb16"], "DINO archs of extract", flag_values=values)
-    flags.DEFINE_list("batch_sizes", ["8", "32"], "images a call of extract", flag_values=values)
-    flags.DEFINE_integer("image_size", 224, "pixels a side of extract's images", flag_values=values)
+    flags.DEFINE_list("archs", ["vits16", "vitb16"], "DINO archs of extract and attention", flag_values=values)
+    flags.DEFINE_list("batch_sizes", ["8", "32"], "images a call of extract and attention", flag_values=values)
+    flags.DEFINE_integer("image_size", 224, "pixels a side of the images of extract and attention", flag_values=values)
     flags.DEFINE_integer(
         "probe_memory", DEFAULT_MEMORY_MB, "MiB that fitting hyperplanes may take beside the table", flag_values=values
     )
@@ -90,7 +107,7 @@ def bench_config(values: flags.FlagValues, name: str) -> BenchConfig:
     return BenchConfig(**given | {flag: (DEFAULTS | defaults)[flag] for flag in unset})
 
 
-DEFAULTS = {"rows": 100_000, "concepts": 200, "width": 384, "shots": (1, 5, 10, 50, 100, 500)}
+DEFAULTS = {"rows": 100_000, "concepts": 200, "width": 384, "patches": 1, "shots": (1, 5, 10, 50, 100, 500)}
 
 
 def main(argv: Sequence[str]) -> None:

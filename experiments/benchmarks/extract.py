@@ -5,6 +5,7 @@ compared with the library's before the repeats are timed.
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -29,6 +30,13 @@ MLP_RATIO = 4
 
 def compare(config: BenchConfig) -> list[Comparison]:
     """Measures every arch and batch size; quality is the largest relative difference from the library's tokens."""
+    return compare_models(config, _compare_one)
+
+
+def compare_models(
+    config: BenchConfig, compare_one: Callable[[BenchConfig, str, int, Path], Comparison]
+) -> list[Comparison]:
+    """One comparison for every arch and batch size, each told a folder with the official weights and the converted ones."""
     published = FAMILIES["dino"].archs
     for arch in config.archs:
         if arch not in published:
@@ -41,7 +49,7 @@ def compare(config: BenchConfig) -> list[Comparison]:
             official = Path(folder) / "official.safetensors"
             save_file(official_weights(published[arch], config.image_size, config.seed), official)
             convert(official, Path(folder) / "converted", family="dino", arch=arch)
-            comparisons += [_compare_one(config, arch, size, Path(folder)) for size in config.batch_sizes]
+            comparisons += [compare_one(config, arch, size, Path(folder)) for size in config.batch_sizes]
     return comparisons
 
 

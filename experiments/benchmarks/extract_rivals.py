@@ -6,6 +6,7 @@ The tokens of their first call are compared with the library's before any repeat
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -29,6 +30,18 @@ def random_images(config: BenchConfig, batch_size: int) -> UInt8[np.ndarray, "B 
 
 def prepare_timm(config: BenchConfig, folder: Path, batch_size: int) -> Work:
     """Timm's VisionTransformer with its fused attention."""
+    torch, model, spec = load_timm(config, folder)
+    block, kept = model.blocks[-1], {}
+    block.attn.qkv.register_forward_hook(
+        lambda _, inputs, output: kept.update(zip("qkv", output.chunk(3, -1), strict=True))
+    )
+    block.norm2.register_forward_hook(lambda _, inputs, output: kept.update(x1=inputs[0], xn=output))
+    model.norm.register_forward_hook(lambda _, inputs, output: kept.update(x2=output))
+    return _torch_work(torch, model, kept, spec, random_images(config, batch_size), folder)
+
+
+def load_timm(config: BenchConfig, folder: Path) -> tuple[Any, Any, BackboneSpec]:
+    """Torch itself, timm's VisionTransformer with the official weights of the folder, and the library's record of them."""
     from experiments.benchmarks import torch_ops  # noqa: F401  Before timm.
 
     # isort: split
@@ -49,13 +62,13 @@ def prepare_timm(config: BenchConfig, folder: Path, batch_size: int) -> Work:
         global_pool="",
     )
     model.load_state_dict(state)
-    block, kept = model.blocks[-1], {}
-    block.attn.qkv.register_forward_hook(
-        lambda _, inputs, output: kept.update(zip("qkv", output.chunk(3, -1), strict=True))
-    )
-    block.norm2.register_forward_hook(lambda _, inputs, output: kept.update(x1=inputs[0], xn=output))
-    model.norm.register_forward_hook(lambda _, inputs, output: kept.update(x2=output))
-    return _torch_work(torch, model, kept, spec, random_images(config, batch_size), folder)
+    return torch, model.eval(), spec
+
+
+def normalized_pixels(torch: Any, spec: BackboneSpec, pixels: Any) -> Any:
+    """Pixels in 0..255 as a torch model expects them, channels first."""
+    mean, std = torch.tensor(spec.preprocess.mean), torch.tensor(spec.preprocess.std)
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
 def prepare_transformers(config: BenchConfig, folder: Path, batch_size: int, attention: str) -> Work:
@@ -123,11 +136,10 @@ def _torch_work(torch, model, kept: dict, spec: BackboneSpec, images: np.ndarray
     """The forward pass from pixels in 0..255 to the kept tokens; its evidence is their difference from the library's."""
     model.eval()
     pixels = torch.from_numpy(images)
-    mean, std = torch.tensor(spec.preprocess.mean), torch.tensor(spec.preprocess.std)
 
     def run() -> dict:
         with torch.inference_mode():
-            model(((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2))
+            model(normalized_pixels(torch, spec, pixels))
         return {token: kept[token] for token in TOKENS}
 
     def difference(tokens: dict) -> float:
