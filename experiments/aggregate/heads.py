@@ -11,7 +11,7 @@ from experiments.aggregate.training import TrainedHeads, train_heads
 from experiments.aggregate.workbench import Workbench
 from vitprobe_jax.features.frozen import ImageTokens
 from vitprobe_jax.features.store import Cell
-from vitprobe_jax.metrics.classification import mean_average_precision
+from vitprobe_jax.metrics.classification import is_found, mean_average_precision
 from vitprobe_jax.probes.heads import scores, weights_of
 
 
@@ -43,7 +43,10 @@ class Heads:
 
     @functools.cached_property
     def evaluated(self) -> tuple[dict[str, Float[np.ndarray, "R S"]], int]:
-        """Of each representation, that measure (0 to 1) by rate and seed; and the number of held-out images."""
+        """Of each representation, that measure (0 to 1) by rate and seed, and the number of held-out images.
+
+        The measure is NaN where there is nothing to measure it on.
+        """
         bench, found, present = self.bench, {}, []
         given = [pooling.weights for pooling in self.trained.config.poolings if pooling.kind == "given"]
         targets, multilabel = bench.drawn.targets("val"), bench.dataset.multilabel
@@ -55,9 +58,11 @@ class Heads:
             for name, of_members in told.items():
                 of_valid = fetched(of_members)[:, placed.valid]
                 # Of classes only what is needed is kept: all scores of ImageNet would fill the memory.
-                kept = of_valid if multilabel else of_valid.argmax(axis=2) == of_images[None]
+                kept = of_valid if multilabel else is_found(of_valid, of_images)
                 found.setdefault(name, []).append(kept)
         shape = len(self.trained.config.rates), len(self.trained.config.seeds)
+        if not sum(map(len, present)):
+            return {pooling.name: np.full(shape, np.nan) for pooling in self.trained.config.poolings}, 0
         truth = np.concatenate(present)
         values = {}
         for name, parts in found.items():
@@ -91,6 +96,10 @@ class Heads:
             row = functools.partial(self.bench.row, part, self.cell, method=name)
             if reasons[name]:
                 rows.append(row(measure=self.measure, count=0, skipped=reasons[name]))
+                continue
+            if np.isnan(values[name]).all():
+                reason = "no held-out image carries a label" if count else "no held-out image can be decoded"
+                rows.append(row(measure=self.measure, count=count, skipped=reason))
                 continue
             for place, rate in enumerate(rates):
                 epoch = self.trained.diverged(name, place)

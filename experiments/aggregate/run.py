@@ -1,9 +1,11 @@
 """The study as a whole: every part on every data set that has what it needs, for every backbone, cell by cell."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
 from etils import epath
+from jax.sharding import Mesh
 
 from experiments import processes
 from experiments.aggregate.config import AggregateConfig
@@ -17,6 +19,7 @@ from vitprobe_jax.data import open_dataset
 from vitprobe_jax.data.dataset import Dataset
 from vitprobe_jax.data.imagenet_boxes import open_boxes
 from vitprobe_jax.errors import InputError
+from vitprobe_jax.features.table import replicate
 from vitprobe_jax.metrics.measurements import MEASUREMENTS
 from vitprobe_jax.report.aggregation.page import write_aggregation_report
 
@@ -39,6 +42,7 @@ def run_aggregate(config: AggregateConfig) -> epath.Path | None:
     mesh, _ = processes.make_meshes(config.mesh)
     backbones = load_backbones(config)
     other = _other_backbone(config, backbones)
+    other = None if other is None else _placed(other, mesh)
     boxes = open_boxes(config.boxes) if config.boxes else None
     datasets = [open_dataset(spec, seed=config.seed).select(()) for spec in config.datasets]
     drawn = {dataset.name: Drawn.of(config, dataset, boxes) for dataset in datasets}
@@ -57,7 +61,7 @@ def run_aggregate(config: AggregateConfig) -> epath.Path | None:
     for dataset in datasets:
         for backbone in backbones:
             note_backbone(backbone, "classification", folder)
-            bench = Workbench(drawn[dataset.name], backbone, other, folder, mesh)
+            bench = Workbench(drawn[dataset.name], _placed(backbone, mesh), other, folder, mesh)
             for part in work[dataset.name]:
                 paths += measure_part(part, bench, folder)
     if config.dry_run:
@@ -88,10 +92,15 @@ def _other_backbone(config: AggregateConfig, backbones: Sequence[Backbone]) -> B
     return other
 
 
+def _placed(backbone: Backbone, mesh: Mesh) -> Backbone:
+    """With its parameters on every device: batch after batch asks for them."""
+    return dataclasses.replace(backbone, params=replicate(backbone.params, mesh))
+
+
 def _offers(drawn: Drawn) -> set[str]:
     """What parts can measure on a data set."""
     offered = {"images"}
-    if drawn.has_labels and "train" in drawn.splits:
+    if drawn.has_labels:
         offered.add("labels")
     held_out = drawn.splits["val"]
     if drawn.boxes is not None and any(drawn.boxes.has(held_out.name(i)) for i in range(len(held_out))):

@@ -64,8 +64,8 @@ class Drawn:
 
     @property
     def has_labels(self) -> bool:
-        """Whether whole images are labelled: one class each, or several labels."""
-        return self.dataset.multilabel or self.dataset.categories == ("class",)
+        """Whether heads can be trained: there are training images, and images have one class each or several labels."""
+        return "train" in self.splits and (self.dataset.multilabel or self.dataset.categories == ("class",))
 
     def targets(self, split: Split) -> np.ndarray:
         """Of every image its class [I] int32, -1 for none, or which labels it carries [I, K] float32.

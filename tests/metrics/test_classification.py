@@ -2,20 +2,20 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from vitprobe_jax.metrics.classification import mean_average_precision, top1
+from vitprobe_jax.metrics.classification import is_found, mean_average_precision
 
 
 def test_top1_counts_and_the_first_of_equal_scores_is_the_highest():
     scores = np.array([[0.0, 2.0, 1.0], [3.0, 3.0, 0.0], [3.0, 3.0, 0.0], [-5.0, -6.0, -4.0]], np.float32)
-    assert top1(scores, np.array([1, 0, 1, 2])) == 0.75
+    np.testing.assert_array_equal(is_found(scores, np.array([1, 0, 1, 2])), [True, True, False, True])
+    of_two = is_found(np.stack([scores, -scores]), np.array([1, 0, 1, 2]))
+    np.testing.assert_array_equal(of_two, [[True, True, False, True], [False, False, False, False]])
 
 
 def test_a_head_that_diverged_finds_nothing():
     scores = np.array([[np.nan, np.nan], [np.nan, -1.0], [2.0, np.nan]], np.float32)
-    assert top1(scores, np.array([0, 1, 0])) == pytest.approx(2 / 3)
-    assert top1(scores, np.array([1, 0, 1])) == 0
-    with pytest.raises(ValueError, match="no images"):
-        top1(scores[:0], np.zeros(0, int))
+    np.testing.assert_array_equal(is_found(scores, np.array([0, 1, 0])), [False, True, True])
+    assert not is_found(scores, np.array([1, 0, 1])).any()
 
 
 @pytest.mark.parametrize("levels", [4, 10**6])

@@ -4,24 +4,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 
-def top1(scores: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> float:
-    """The share of images whose highest score is that of their class, from 0 to 1.
+def is_found(scores: Float[np.ndarray, "*heads N C"], labels: Int[np.ndarray, " N"]) -> Bool[np.ndarray, "*heads N"]:
+    """Whether the highest score of an image is that of its class: top-1 accuracy is the mean.
 
-    Of equal scores the first counts as the highest. A NaN is never the highest, so a head that diverged scores 0.
+    Of equal scores the first counts as the highest. A NaN is never the highest, so a head that diverged finds nothing.
 
     Args:
-        scores: on any scale.
+        scores: on any scale; of one head, or of several.
         labels: 0 to C - 1.
-
-    Raises:
-        ValueError: there are no images.
     """
-    if not len(scores):
-        raise ValueError("the accuracy on no images is undefined")
     scores = _without_nan(scores)
-    found = scores.argmax(axis=1)
     # Nothing is found among scores that were all NaN.
-    return float(np.mean((found == labels) & ~np.isneginf(scores.max(axis=1))))
+    return (scores.argmax(axis=-1) == labels) & ~np.isneginf(scores.max(axis=-1))
 
 
 def mean_average_precision(

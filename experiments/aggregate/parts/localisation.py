@@ -1,24 +1,27 @@
 """Where objects are, by attention of [CLS] and by what aggregation weights (Table 8, Fig. 8)."""
 
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float
 
 from experiments.aggregate.config import REFERENCE
 from experiments.aggregate.heads import Heads
-from experiments.aggregate.stream import fetched
+from experiments.aggregate.stream import Placed, fetched
 from experiments.aggregate.workbench import Workbench
 from experiments.measuring import Measured, Part
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.features.store import Cell
-from vitprobe_jax.metrics.localisation import IOUS, best_ious, boxes_at, map_to_image, max_box_acc
+from vitprobe_jax.metrics.localisation import IOUS, best_ious, best_threshold, boxes_at, map_to_image, max_box_acc
 from vitprobe_jax.probes.pooling import parse_pooling
 
 ATTENTION = "cls_attention"
-COUNTED = {"maxboxacc": 0, "maxboxacc_any": 1}
-"""Which boxes count at a threshold: that of the largest component, or any component's, as in the benchmark's own code."""
+COUNTED = ("", "_any")
+"""Endings of measures by which boxes count at a threshold: that of the largest component, or any component's, as in the
+benchmark's own code."""
 
 
 def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
@@ -39,44 +42,40 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     if len(truth) < len(split):
         bench.folder.note(f"{bench.dataset.name}: {len(truth)} of {len(split)} held-out images have boxes (--boxes)")
     names, reasons = _maps(bench)
+    row = functools.partial(bench.row, PART.name, cell)
+    rows = [row(method=name, measure="maxboxaccv2", count=0, skipped=reason) for name, reason in reasons.items()]
     heads = Heads.of(bench, cell) if bench.drawn.has_labels else None
     thresholds = np.linspace(0.0, 1.0, bench.config.box_thresholds, endpoint=False)
     ious: dict[str, list[Float[np.ndarray, "2 T"]]] = {name: [] for name in names}
-    shown: dict[str, list[np.ndarray]] = {}
-    order = np.array(sorted(truth))
-    for placed in bench.held_out(PART.name, transform=Transform(size, "none"), order=order):
-        given = [ATTENTION] if ATTENTION in names else []
-        tokens = bench.tokens(placed.images, cell, given)
-        of_names = {
-            name: fetched(tokens.weights[name] if name in given else heads.weights(name, tokens)) for name in names
-        }
-        for place in np.flatnonzero(placed.valid):
-            index = int(placed.indices[place])
-            keep = len(next(iter(ious.values()), [])) < bench.config.examples
-            for name, weights in of_names.items():
-                score = map_to_image(weights[place].reshape(bench.grid), size)
-                ious[name].append(np.stack(best_ious(score, truth[index], thresholds)))
-                if keep:
-                    shown.setdefault(f"weights_{name}", []).append(weights[place].reshape(bench.grid))
-            if keep:
-                shown.setdefault("images", []).append(fetched(placed.images)[place])
-                shown.setdefault("names", []).append(split.name(index))
-                first = np.full((len(truth[index]), 1), len(shown["images"]) - 1)
-                shown.setdefault("truth", []).append(np.concatenate([first, truth[index]], axis=1))
-    row = functools.partial(bench.row, PART.name, cell)
-    rows = [row(method=name, measure="maxboxaccv2", count=0, skipped=reason) for name, reason in reasons.items()]
+    pictures = _Pictures(bench, truth)
+
+    def overlaps(weights: Float[np.ndarray, "rows columns"], index: int) -> Float[np.ndarray, "2 T"]:
+        return np.stack(best_ious(map_to_image(weights, size), truth[index], thresholds))
+
+    batches = bench.held_out(PART.name, transform=Transform(size, "none"), order=np.array(sorted(truth)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for placed in batches:
+            tokens = bench.tokens(placed.images, cell, [ATTENTION] if ATTENTION in names else [])
+            maps = {}
+            for name in names:
+                weights = tokens.weights[name] if name == ATTENTION else heads.weights(name, tokens)
+                maps[name] = fetched(weights)[placed.valid].reshape(-1, *bench.grid)
+                ious[name] += pool.map(overlaps, maps[name], placed.indices[placed.valid].tolist())
+            pictures.add(placed, maps)
     best = {}
     for name, of_images in ious.items():
+        if not of_images:
+            reason = "no held-out image with boxes can be decoded"
+            rows.append(row(method=name, measure="maxboxaccv2", count=0, skipped=reason))
+            continue
         by_image = np.stack(of_images)
-        for measure_name, which in COUNTED.items():
+        for which, suffix in enumerate(COUNTED):
             found = max_box_acc(by_image[:, which])
             said = functools.partial(row, method=name, count=len(of_images))
-            rows.append(
-                said(measure=f"{measure_name.replace('acc', 'accv2')}", value=float(np.mean(list(found.values()))))
-            )
-            rows += [said(measure=measure_name, setting="iou", level=iou, value=found[iou]) for iou in IOUS]
-        best[name] = thresholds[int(np.argmax((by_image[:, 0] >= 0.5).mean(axis=0)))]
-    return Measured(rows, _pictures(shown, best, size) if shown else {})
+            rows.append(said(measure=f"maxboxaccv2{suffix}", value=float(np.mean(list(found.values())))))
+            rows += [said(measure=f"maxboxacc{suffix}", setting="iou", level=iou, value=found[iou]) for iou in IOUS]
+        best[name] = thresholds[best_threshold(by_image[:, 0], 0.5)]
+    return Measured(rows, pictures.arrays(best))
 
 
 def _maps(bench: Workbench) -> tuple[list[str], dict[str, str]]:
@@ -92,17 +91,41 @@ def _maps(bench: Workbench) -> tuple[list[str], dict[str, str]]:
     return [pooling.name for pooling in poolings if pooling.name not in reasons], reasons
 
 
-def _pictures(
-    shown: dict[str, list[np.ndarray]], best: dict[str, float], size: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    arrays = {name: np.stack(parts) for name, parts in shown.items() if name not in ("truth", "names")}
-    arrays |= {"names": np.array(shown["names"]), "truth": np.concatenate(shown["truth"]).astype(np.float32)}
-    for name, threshold in best.items():
-        found = [
-            boxes_at(map_to_image(weights, size), np.array([threshold]))[0][0] for weights in arrays[f"weights_{name}"]
-        ]
-        arrays[f"boxes_{name}"] = np.stack(found).astype(np.float32)
-    return arrays
+class _Pictures:
+    """The first images, with maps and boxes."""
+
+    def __init__(self, bench: Workbench, truth: Mapping[int, Float[np.ndarray, "G 4"]]):
+        self._bench, self._truth = bench, truth
+        self._indices: list[int] = []
+        self._images: list[np.ndarray] = []
+        self._maps: dict[str, list[np.ndarray]] = {}
+
+    def add(self, placed: Placed, maps: Mapping[str, Float[np.ndarray, "n rows columns"]]) -> None:
+        """Takes as many of a batch as there is room for; maps are of its valid images."""
+        room = self._bench.config.examples - len(self._indices)
+        if room <= 0 or not maps:
+            return
+        self._indices += placed.indices[placed.valid].tolist()[:room]
+        self._images += list(fetched(placed.images)[placed.valid][:room])
+        for name, of_batch in maps.items():
+            self._maps.setdefault(name, []).extend(of_batch[:room])
+
+    def arrays(self, thresholds: Mapping[str, float]) -> dict[str, np.ndarray]:
+        """All of it, with the box of each map at its threshold."""
+        if not self._indices:
+            return {}
+        split = self._bench.drawn.splits["val"]
+        truth = [(place, *box) for place, index in enumerate(self._indices) for box in self._truth[index]]
+        arrays = {
+            "images": np.stack(self._images),
+            "names": np.array([split.name(index) for index in self._indices]),
+            "truth": np.array(truth, np.float32),
+        }
+        for name, maps in self._maps.items():
+            scores = [map_to_image(weights, self._bench.eval_transform.size) for weights in maps]
+            boxes = [boxes_at(score, np.array([thresholds[name]]))[0][0] for score in scores]
+            arrays |= {f"weights_{name}": np.stack(maps), f"boxes_{name}": np.array(boxes, np.float32)}
+        return arrays
 
 
 PART = Part("localisation", "boxes", measure)

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.aggregate.config import REFERENCE
 from experiments.aggregate.heads import Heads
-from experiments.aggregate.stream import fetched
+from experiments.aggregate.stream import Placed, fetched
 from experiments.aggregate.workbench import Workbench
 from experiments.measuring import Measured, Part
 from vitprobe_jax.features.attention_flow import entropy
@@ -65,7 +65,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     return Measured(rows, pictures)
 
 
-def _draw(bench: Workbench, placed, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _draw(bench: Workbench, placed: Placed, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     shown = np.flatnonzero(placed.valid)[: bench.config.examples]
     if not len(shown):
         return {}
