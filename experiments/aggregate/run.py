@@ -69,6 +69,8 @@ def run_aggregate(config: AggregateConfig) -> epath.Path | None:
 
     def finish() -> epath.Path:
         folder.finish(paths, MEASUREMENTS)
+        # Those of trainings are gone; their folders are not.
+        (config.out / "checkpoints").rmtree(missing_ok=True)
         return write_aggregation_report(config.out)
 
     return processes.on_first(finish)

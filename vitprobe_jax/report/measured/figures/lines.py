@@ -18,7 +18,9 @@ from vitprobe_jax.report.measured.rows import Row, drops_of, values_by, variants
 COLUMNS = 3
 _HEIGHT = 1.45  # inches of a panel
 _LEFT = 0.56
+"""Inches for the name of the numbers' axis and for numbers of four letters, as 0.25."""
 BOUND = "upper bound"
+_TICKS_OF = {"nbins": 5, "steps": [1, 2, 5, 10]}
 
 
 Point = tuple[int | float, float]
@@ -82,16 +84,17 @@ def line_figure(panels: Sequence[Panel], keys: Sequence[Line2D], *, columns: int
         columns: panels of a row, at most as many as there are.
     """
     columns = min(columns, len(panels))
+    left = _LEFT + max(0.0, style.widest(_numbers(panels), style.SMALL) - style.text_width("0.25", style.SMALL))
     if any(panel.bounds for panel in panels):
         keys = [*keys, Line2D([], [], color=style.INK, linewidth=1.1, linestyle=":", label=BOUND)]
     figure, grid = style.panels(
         -(-len(panels) // columns),
         columns,
         height=_HEIGHT if columns < COLUMNS else 1.2,
-        left=_LEFT,
+        left=left,
         bottom=0.46,
         top=0.26,
-        gap=0.3 if len({panel.ylabel for panel in panels[:columns]}) == 1 else _LEFT,
+        gap=0.3 if len({panel.ylabel for panel in panels[:columns]}) == 1 else left,
         keys=keys,
     )
     style.hide(grid.flat[len(panels) :])
@@ -218,6 +221,22 @@ def _draw(axes: Axes, panel: Panel) -> None:
     style.title(axes, panel.title)
 
 
+def _numbers(panels: Sequence[Panel]) -> list[str]:
+    """About what will stand beside the axes: their lowest and highest numbers, with as many decimals as ticks need."""
+    shared: dict[str, list[float]] = defaultdict(list)
+    for panel in panels:
+        if not panel.logarithmic:
+            shared[panel.ylabel] += [
+                y for points in (*(line.points for line in panel.lines), *panel.bounds) for _, y in points
+            ]
+    texts = []
+    for values in filter(None, shared.values()):
+        ticks = MaxNLocator(**_TICKS_OF).tick_values(min(values), max(values))
+        decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
+        texts += [f"{y:.{decimals}f}" for y in (ticks[0], ticks[-1])]
+    return texts
+
+
 def _name_ticks(axes: Axes, names: Sequence[str]) -> None:
     """A tick at every place, named where there is room from the last one down."""
     low, high = axes.get_xlim()
@@ -238,4 +257,4 @@ def _share_axis(alike: Sequence[Axes], *, logarithmic: bool) -> None:
     for axes in alike:
         axes.set_ylim(min(low), max(high))
         if not logarithmic:
-            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_locator(MaxNLocator(**_TICKS_OF))
