@@ -29,7 +29,7 @@ from vitprobe_jax.types import (
 )
 
 _SHARED_CACHE = "several processes meet there: name a folder or a bucket that all of them reach"
-_NOTHING_TO_CACHE = "this study keeps no features, as every epoch sees other crops of the images; leave it out"
+_NOTHING_TO_KEEP = "this study keeps no features, as every epoch sees other crops of the images; leave it out"
 CROPS = ("auto", "family", "none")
 DTYPES = ("float32", "bfloat16")
 NOT_IN_RESULTS = (
@@ -129,7 +129,8 @@ class RunConfig(LaunchConfig):
         if self.keeps_rows:
             require(not self.coordinator or self.cache_dir is not None, "cache_dir", _SHARED_CACHE)
         else:
-            require(self.cache_dir is None, "cache_dir", _NOTHING_TO_CACHE)
+            for flag in ("cache_dir", "host_memory", "device_memory"):
+                require(not getattr(self, flag), flag, _NOTHING_TO_KEEP)
 
     def blocks(self, depth: int) -> tuple[int, ...]:
         """The wanted block numbers of a model with `depth` blocks."""

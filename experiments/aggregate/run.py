@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from experiments import processes
 from experiments.aggregate.config import AggregateConfig
 from experiments.aggregate.parts import PARTS
+from experiments.aggregate.training import training_plan
 from experiments.aggregate.workbench import Drawn, Workbench
 from experiments.backbones import input_digests, load_backbones, note_backbone
 from experiments.measuring import check_names, idle_parts, measure_part
@@ -57,6 +58,8 @@ def run_aggregate(config: AggregateConfig) -> epath.Path | None:
         folder = processes.on_first(lambda: ResultsFolder.open(config, digests)) or folder
     for text in idle:
         folder.warn(text)
+    if other and "untrained" in config.parts:
+        folder.note(f"other_cls_attention is that of {other.spec.name}")
     paths = []
     for dataset in datasets:
         for backbone in backbones:
@@ -64,6 +67,8 @@ def run_aggregate(config: AggregateConfig) -> epath.Path | None:
             bench = Workbench(drawn[dataset.name], _placed(backbone, mesh), other, folder, mesh)
             for part in work[dataset.name]:
                 paths += measure_part(part, bench, folder)
+            if config.dry_run and bench.drawn.has_labels and config.poolings:
+                print(training_plan(bench), flush=True)
     if config.dry_run:
         return None
 

@@ -98,6 +98,17 @@ def _label(bench: Workbench) -> str:
     return f"heads, {bench.backbone.spec.name} on {bench.dataset.name}"
 
 
+def training_plan(bench: Workbench) -> str:
+    """What a training takes, as a line of text."""
+    config, steps = heads_config(bench), _steps(bench)
+    epochs = bench.config.epochs_of(bench.backbone.spec.config)
+    return (
+        f"{_label(bench)}: {len(config.poolings)} representations x {len(config.rates)} rates x {len(config.seeds)} seeds, "
+        f"{epochs} epochs of {steps.images} images in {steps.count} steps of {steps.batch}; {steps.micro} images pass the "
+        "backbone at once"
+    )
+
+
 def _train(bench: Workbench, cell: Cell, config: HeadsConfig, path: epath.Path) -> None:
     """The training itself; ends with the heads under `path` and without its checkpoints."""
     epochs = bench.config.epochs_of(bench.backbone.spec.config)

@@ -27,6 +27,9 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
                 collected[name].append(fetched(of_batch)[placed.valid])
     found = {name: np.concatenate(parts).astype(np.float64) for name, parts in collected.items() if parts}
     row = functools.partial(bench.row, PART.name)
+    registers = bench.backbone.spec.config.num_registers
+    if registers:
+        bench.folder.note(f"{bench.backbone.spec.name}: its {registers} registers take no part in any sum over patches")
     num_patches = bench.grid[0] * bench.grid[1]
     bound, count = float(np.log(num_patches)), len(found["patch_entropy"])
     rows = [row(None, measure="entropy_bound", value=bound, count=num_patches)]

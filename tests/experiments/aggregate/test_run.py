@@ -248,6 +248,7 @@ def test_a_share_or_a_list_of_the_training_images_is_taken(objects, tmp_path):
         (("--train_share=0.5", "--train_list=one.txt"), "--train_list: names the images"),
         (("--train_list=nowhere.txt",), "nowhere.txt"),
         (("--cache_dir=cache",), "--cache_dir: this study keeps no features"),
+        (("--host_memory=100",), "--host_memory: this study keeps no features"),
         (("--patches_per_image=3",), "--patches_per_image: aggregation needs every patch"),
         (("--boxes=nowhere",), "--boxes: nowhere is not a folder"),
         (("--parts=localisation",), "--parts: localisation finds nothing to measure on"),
@@ -281,5 +282,7 @@ def test_boxes_of_other_images_are_nothing_to_measure_on(objects, tmp_path):
 def test_a_dry_run_tells_what_there_is_to_do(objects, tmp_path, capsys):
     config = make_config(f"--dataset=imagefolder:{objects}", f"--out={tmp_path / 'out'}", "--dry_run", *FEW)
     assert run_aggregate(config) is None
-    assert "probing, untrained_dino_tiny on imagefolder:objects: 1 of 1" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "probing, untrained_dino_tiny on imagefolder:objects: 1 of 1" in told
+    assert "2 representations x 2 rates x 1 seeds, 3 epochs of 24 images in 2 steps of 12" in told
     assert not (tmp_path / "out").exists()
