@@ -63,7 +63,7 @@ def run_aggregate(config: AggregateConfig) -> epath.Path | None:
     paths = []
     for dataset in datasets:
         for backbone in backbones:
-            note_backbone(backbone, "classification", folder)
+            note_backbone(backbone, "segmentation", folder)
             bench = Workbench(drawn[dataset.name], _placed(backbone, mesh), other, folder, mesh)
             for part in work[dataset.name]:
                 paths += measure_part(part, bench, folder)

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from vitprobe_jax.data import open_dataset
+from vitprobe_jax.data.image_labels import image_classes
 from vitprobe_jax.data.tfds_dataset import open_tfds
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import Concept
@@ -100,6 +101,8 @@ def test_classification_sets_of_others(digits):
         labels = [images.annotation(i).labels for i in range(4)]
         assert labels == [(("class", number),) if (number := int(grey.max()) - 99) else () for grey in greys]
         assert sorted(labels) == [(), (("class", 1),), (("class", 2),), (("class", 3),)]
+        # What heads are trained on; the record without a class is of none.
+        np.testing.assert_array_equal(image_classes(images, dataset.concepts), [int(grey.max()) - 100 for grey in greys])
 
 
 def test_the_version_may_be_given_and_the_folder_left_to_tfds(digits):
