@@ -58,9 +58,9 @@ class AggregateConfig(RunConfig):
         require(bool(self.rates), "rates", "name one at least, as 0.1")
         require(all(0 < rate < math.inf for rate in self.rates), "rates", "must be numbers above 0")
         require(len(set(self.rates)) == len(self.rates), "rates", "a rate stands twice")
-        for flag in ("micro_batch", "probe_seeds", "box_thresholds"):
+        for flag in ("train_batch", "micro_batch", "probe_seeds", "box_thresholds"):
             require(getattr(self, flag) >= 1, flag, "must be at least 1")
-        for flag in ("train_batch", "epochs", "warmup_epochs", "examples"):
+        for flag in ("epochs", "warmup_epochs", "examples"):
             require(getattr(self, flag) >= 0, flag, "must be 0 or more")
         require(0 < self.train_share <= 1, "train_share", "must be above 0 and at most 1, which is all")
         require(
@@ -81,11 +81,6 @@ class AggregateConfig(RunConfig):
         if "localisation" in self.parts:
             names |= dict.fromkeys((REFERENCE,))
         return tuple(parse_pooling(name) for name in names)
-
-    @property
-    def step_images(self) -> int:
-        """Images of an optimiser step, as far as there are so many."""
-        return self.train_batch or BATCHES[self.optimizer]
 
     def epochs_of(self, vit: ViTConfig) -> int:
         """Epochs for a backbone."""
@@ -169,6 +164,7 @@ def aggregate_config(values: flags.FlagValues) -> AggregateConfig:
         | {
             "parts": choices("parts", values.parts, PARTS),
             "representations": tuple(name.strip() for name in values.representations),
+            "train_batch": values.train_batch or BATCHES[values.optimizer],
             "rates": tuple(sorted(_rate(text) for text in values.rates)),
             "boxes": str(epath.Path(values.boxes).expanduser()) if values.boxes else "",
         }

@@ -90,7 +90,7 @@ def train_heads(bench: Workbench, cell: Cell) -> TrainedHeads:
 def _steps(bench: Workbench) -> Steps:
     config, images = bench.config, len(bench.drawn.labelled("train"))
     return Steps.of(
-        images, step_images=config.step_images, micro_batch=config.micro_batch, multiple=bench.stream.fitting(1)
+        images, step_images=config.train_batch, micro_batch=config.micro_batch, multiple=bench.stream.fitting(1)
     )
 
 
@@ -181,10 +181,10 @@ def _crops(bench: Workbench, steps: Steps, epoch: int) -> Iterator[Placed]:
 def _tell(bench: Workbench, epochs: int) -> None:
     """Notes what readers must know of the protocol on this data set."""
     config, steps = bench.config, _steps(bench)
-    if steps.batch < config.step_images:
+    if steps.batch < config.train_batch:
         bench.folder.note(
             f"{bench.dataset.name}: a step has all its {steps.batch} training images, fewer than the "
-            f"{config.step_images} of --train_batch; learning rates are scaled to it"
+            f"{config.train_batch} of --train_batch; learning rates are scaled to it"
         )
     if config.warmup_epochs > epochs // 2:
         bench.folder.note(f"of {epochs} epochs {epochs // 2} are warm-up, not --warmup_epochs={config.warmup_epochs}")

@@ -53,7 +53,7 @@ def fails(capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
     [
-        ("tokens", "k,z", "--tokens|'z'|q, k, v, x1, xn, x2, q_rotated, k_rotated"),
+        ("tokens", "k,z", "--tokens|'z'|q, k, v, x1, xn, x2, q_rotated, k_rotated, x2_raw"),
         ("tokens", "", "--tokens"),
         ("rules", "svm", "--rules|'svm'|hyperplane, cosine"),
         ("shots", "1,many", "--shots|'many'"),
@@ -89,7 +89,7 @@ def fails(capsys, monkeypatch, tmp_path):
         ("backbones", "no_such_model", "--backbones|no_such_model|untrained_dino_tiny"),
         ("backbones", "/no/such/zoo/*", "--backbones|'/no/such/zoo/*'|backbone.json"),
         ("backbones", "untrained_dino_tiny,untrained_dino_tiny", "--backbones|twice"),
-        ("dataset", "coco:here", "--dataset|coco|broden:DIR"),
+        ("dataset", "kitti:here", "--dataset|kitti|broden:DIR"),
         ("dataset", "shapes:many", "--dataset|shapes:many"),
         ("dataset", "shapes:", "--dataset"),
         ("dataset", "", "--dataset"),
@@ -193,7 +193,7 @@ def test_the_installed_command_works_from_any_folder(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "error: --tokens: 'nose' unknown; choose from q, k, v, x1, xn, x2, q_rotated, k_rotated",
+        "error: --tokens: 'nose' unknown; choose from q, k, v, x1, xn, x2, q_rotated, k_rotated, x2_raw",
     ]
     assert list(tmp_path.iterdir()) == []
 

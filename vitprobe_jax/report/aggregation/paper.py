@@ -74,6 +74,7 @@ _PROTOCOL = {
     "tokens": ("x2_raw",),
     "train_share": 1.0,
     "optimizer": "lars",
+    "rates": (0.1,),
     "train_batch": 16384,
     "warmup_epochs": 10,
     "max_images": 0,
@@ -264,7 +265,7 @@ def _caveats(
     if trained and epochs and wanted != [epochs]:
         differing.append(f"Other protocol: epochs is {epochs}, the paper's {' or '.join(map(str, wanted))} by size.")
     if trained:
-        unknown.append("How the paper chose its rates, and on which seed its numbers stand, is not known.")
+        unknown.append("On which seeds the paper's numbers stand is not known.")
     return judged(
         differing,
         unknown,
