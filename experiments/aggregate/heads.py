@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from experiments.aggregate.stream import fetched
 from experiments.aggregate.training import TrainedHeads, train_heads
-from experiments.aggregate.workbench import Workbench
+from experiments.aggregate.workbench import NO_IMAGE, Workbench
 from vitprobe_jax.features.frozen import ImageTokens
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.classification import is_found, mean_average_precision
@@ -98,7 +98,7 @@ class Heads:
                 rows.append(row(measure=self.measure, count=0, skipped=reasons[name]))
                 continue
             if np.isnan(values[name]).all():
-                reason = "no held-out image carries a label" if count else "no held-out image can be decoded"
+                reason = "no held-out image carries a label" if count else NO_IMAGE
                 rows.append(row(measure=self.measure, count=count, skipped=reason))
                 continue
             for place, rate in enumerate(rates):

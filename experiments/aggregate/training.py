@@ -89,6 +89,10 @@ def train_heads(bench: Workbench, cell: Cell) -> TrainedHeads:
 
 def _steps(bench: Workbench) -> Steps:
     config, images = bench.config, len(bench.drawn.labelled("train"))
+    if not images:
+        raise InputError(
+            f"--dataset: no training image of {bench.dataset.name} has a class; give one whose images have"
+        )
     return Steps.of(
         images, step_images=config.train_batch, micro_batch=config.micro_batch, multiple=bench.stream.fitting(1)
     )
@@ -159,7 +163,9 @@ def _epoch(
             state, losses = apply_gradients(config, bench.mesh, state, gradients)
             gradients = zero_gradients(config, bench.mesh, state)
             collected.append(losses)
-    bench.note_left_out("training", left_out)
+    # Once is enough; epochs that fill no step leave out other images each.
+    if epoch == 1:
+        bench.note_left_out("training", left_out)
     collected = [{name: fetched(loss) for name, loss in losses.items()} for losses in collected]
     return state, {name: np.mean([losses[name] for losses in collected], axis=0) for name in collected[0]}
 

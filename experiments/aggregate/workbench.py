@@ -29,6 +29,7 @@ from vitprobe_jax.types import Split
 
 STUDY = "aggregation"
 NO_CLS = "it has no [CLS]"
+NO_IMAGE = "no held-out image can be decoded"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

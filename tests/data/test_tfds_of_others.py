@@ -102,7 +102,9 @@ def test_classification_sets_of_others(digits):
         assert labels == [(("class", number),) if (number := int(grey.max()) - 99) else () for grey in greys]
         assert sorted(labels) == [(), (("class", 1),), (("class", 2),), (("class", 3),)]
         # What heads are trained on; the record without a class is of none.
-        np.testing.assert_array_equal(image_classes(images, dataset.concepts), [int(grey.max()) - 100 for grey in greys])
+        np.testing.assert_array_equal(
+            image_classes(images, dataset.concepts), [int(grey.max()) - 100 for grey in greys]
+        )
 
 
 def test_the_version_may_be_given_and_the_folder_left_to_tfds(digits):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.aggregate.stream import fetched
-from experiments.aggregate.workbench import NO_CLS, Workbench
+from experiments.aggregate.workbench import NO_CLS, NO_IMAGE, Workbench
 from experiments.measuring import Measured, Part
 from vitprobe_jax.features.attention_flow import AttentionFlow, attention_flow
 from vitprobe_jax.features.store import Cell
@@ -27,6 +27,8 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
                 collected[name].append(fetched(of_batch)[placed.valid])
     found = {name: np.concatenate(parts).astype(np.float64) for name, parts in collected.items() if parts}
     row = functools.partial(bench.row, PART.name)
+    if not len(found["patch_entropy"]):
+        return Measured([row(None, measure="patch_entropy", count=0, skipped=NO_IMAGE)])
     registers = bench.backbone.spec.config.num_registers
     if registers:
         bench.folder.note(f"{bench.backbone.spec.name}: its {registers} registers take no part in any sum over patches")

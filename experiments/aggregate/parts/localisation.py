@@ -11,7 +11,7 @@ from jaxtyping import Float
 from experiments.aggregate.config import REFERENCE
 from experiments.aggregate.heads import Heads
 from experiments.aggregate.stream import Placed, fetched
-from experiments.aggregate.workbench import Workbench
+from experiments.aggregate.workbench import NO_IMAGE, Workbench
 from experiments.measuring import Measured, Part
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.features.store import Cell
@@ -65,8 +65,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     best = {}
     for name, of_images in ious.items():
         if not of_images:
-            reason = "no held-out image with boxes can be decoded"
-            rows.append(row(method=name, measure="maxboxaccv2", count=0, skipped=reason))
+            rows.append(row(method=name, measure="maxboxaccv2", count=0, skipped=NO_IMAGE))
             continue
         by_image = np.stack(of_images)
         for which, suffix in enumerate(COUNTED):

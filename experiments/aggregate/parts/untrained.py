@@ -44,6 +44,8 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
         if not count:
             pictures = _draw(bench, placed, weights)
         count += here
+    if not count:
+        return Measured(rows)
     row = functools.partial(bench.row, PART.name, cell)
     for name, parts in entropies.items():
         of_images = np.concatenate(parts)

@@ -233,6 +233,18 @@ def test_a_share_or_a_list_of_the_training_images_is_taken(objects, tmp_path):
     assert list(lengths.values()) == [3, 12, 2]
 
 
+@pytest.mark.usefixtures("without_page")
+def test_held_out_images_that_are_all_damaged_are_reasons_not_errors(tmp_path):
+    objects = write_objects(tmp_path / "objects", seed=0, size=(40, 48))
+    for path in objects.glob("val/*/*"):
+        path.write_bytes(b"nothing")
+    parts = ("--representations=mean", "--epochs=1", f"--boxes={objects}")
+    config = make_config(f"--dataset=imagefolder:{objects}", *parts, f"--out={tmp_path / 'out'}")
+    run_aggregate(config)
+    reasons = {row["part"] for row in rows_of(config, skipped="no held-out image can be decoded")}
+    assert reasons == set(PARTS)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
