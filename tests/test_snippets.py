@@ -148,6 +148,7 @@ def test_commands_are_told_apart():
     assert list(module_calls("`python -m tests.data --a=b` `python -m pytest c`")) == [("tests.data", ["--a=b"])]
 
 
+@pytest.mark.slow
 def test_flags_of_every_command_parse():
     """Each `python -m` of these pages and of the Makefile, as it stands, is taken by the module's own flags."""
     pages = [(ROOT / page).read_text() for page in [*PAGES, "Makefile"]]
@@ -156,6 +157,7 @@ def test_flags_of_every_command_parse():
     assert not parse_flags(calls)
 
 
+@pytest.mark.slow
 def test_a_flag_that_does_not_exist_is_found():
     wrong = [("experiments.sweep", ["--no_such_flag=1"]), ("experiments.sweep", ["--trials=many"])]
     wrong += [("experiments.local", ["--tile=large"]), ("tests.data", ["--no_such_flag"])]

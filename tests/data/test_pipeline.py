@@ -81,6 +81,7 @@ def test_what_is_left_after_a_stop_comes_as_without_it(split, num_workers):
     assert_equal_batches(undisturbed[4:], resumed)
 
 
+@pytest.mark.slow
 def test_a_state_holds_for_other_workers_and_batch_sizes(split):
     stopped = image_batches(split, TRANSFORM, batch_size=4, num_workers=1)
     next(stopped)
@@ -124,6 +125,7 @@ def test_the_parts_of_all_processes_are_the_split(split, processes):
     assert tuple(errors) == whole.errors
 
 
+@pytest.mark.slow
 def test_more_workers_than_batches(split):
     subset = draw_subset(split, 3, seed=0)
     [batch] = image_batches(subset, TRANSFORM, batch_size=8, num_workers=2)

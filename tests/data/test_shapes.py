@@ -286,6 +286,7 @@ def _patch_features(image):
     return patches.mean((1, 3)).reshape(256, 3), np.concatenate([local, around], -1).reshape(256, -1)
 
 
+@pytest.mark.slow
 def test_neither_trivial_nor_impossible():
     dataset = open_shapes(320, seed=5, name="shapes:320")
     wanted = {"house": "object", "person": "object", "car": "object", "wood": "material", "metal": "material"}

@@ -179,6 +179,7 @@ def test_a_truncated_jpeg_ends_the_run_and_leaves_finished_work(fails, broden, c
     assert kept == {path: content for path, content in finished.items() if "3_v" not in path.name}
 
 
+@pytest.mark.slow
 def test_a_data_set_that_changed_under_its_name(fails, broden, capsys, monkeypatch, tmp_path):
     out = tmp_path / "out"
     run(capsys, monkeypatch, dataset=f"broden:{broden}", out=out)

@@ -21,6 +21,8 @@ from vitprobe_jax.metrics.results import read_table
 from vitprobe_jax.probes.templates import load_templates
 from vitprobe_jax.report.examples import LEFT_OUT, NEGATIVE, POSITIVE, masks_path, read_examples
 
+pytestmark = pytest.mark.slow
+
 RULES = ("hyperplane", "cosine", "cosine_centered")
 BACKBONES = ("untrained_dino_tiny", "untrained_mae_tiny")
 

@@ -52,6 +52,7 @@ def test_a_resumed_training_ends_in_the_same_bytes(tmp_path, monkeypatch, object
     assert ("teacher_entropy" in curve[0]) == (objective == "dino")
 
 
+@pytest.mark.slow
 def test_the_folder_is_a_backbone_with_its_recipe(tmp_path):
     folder = pretrain.pretrain(make_config(tmp_path / "out", "--objective=mae", "--name=mine", "--seed=3"))
     backbone = load_backbone(str(folder))

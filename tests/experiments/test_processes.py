@@ -92,7 +92,8 @@ def test_whether_the_first_process_of_a_run_still_answers():
     assert not processes._is_gone("auto")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_a_run_within_two_seconds_and_says_how_to_go_on(tmp_path, alone, number):
     process = start(tmp_path, "out", "--num_workers=1")
     wait_for(tmp_path / "out" / "config.json")

@@ -20,6 +20,8 @@ from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.results import read_table
 from vitprobe_jax.probes.templates import load_templates
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("beitv2", "capi", "scalemae")
 SIZE, PATCHES, GSD = (32, 48), 4 * 6, 3.0
 

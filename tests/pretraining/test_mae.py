@@ -12,6 +12,8 @@ from tests.pretraining.tiny import CONFIG, make_mae, pictures
 from vitprobe_jax.backbones.untrained import sincos_positions
 from vitprobe_jax.pretraining.mae import normalized_patches
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def mae():

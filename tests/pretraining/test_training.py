@@ -49,6 +49,7 @@ def test_training_lowers_the_loss_of_one_batch(make):
     assert np.mean(losses[-5:]) < 0.97 * np.mean(losses[:3])
 
 
+@pytest.mark.slow
 def test_fixed_positions_stay():
     state, _ = train(make_mae, 8, 2)
     start = make_mae().init(jax.random.key(0))

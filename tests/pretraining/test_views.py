@@ -95,6 +95,7 @@ def test_colour_changes_stay_in_range_and_differ_between_keys(image):
     assert len(np.unique(changed.reshape(32, -1).mean(axis=1).round(5))) > 24
 
 
+@pytest.mark.slow
 def test_solarisation_inverts_what_is_bright():
     grey = jnp.full((8, 8, 3), 0.9)
     always = jax.vmap(lambda key: views.random_colours(key, grey, blur=0.0, solarize=1.0))

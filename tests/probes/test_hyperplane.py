@@ -112,6 +112,7 @@ def test_every_epoch_visits_each_row_once(l2):
         np.testing.assert_allclose(b[k], b_ref, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mining_changes_the_template(planted):
     labels, rows, _ = planted
     mined, _ = fit(labels, rows, rounds=2)
@@ -212,6 +213,7 @@ def test_the_loss_tells_of_steps_too_long_for_the_rows(planted):
     assert (np.asarray(fit_all(labels, 1e4 * rows).loss) > hyperplane.OVERSHOT_LOSS).all()
 
 
+@pytest.mark.slow
 def test_bfloat16_rows_give_nearly_the_same(planted):
     labels, rows, _ = planted
     rounded = rows.astype(jnp.bfloat16)

@@ -76,6 +76,7 @@ def test_mining_picks_exactly_the_hardest(planned, seed, distinct):
 _hardest = jax.jit(hardest)
 
 
+@pytest.mark.slow
 def test_random_negatives_are_distinct_and_all_equally_likely(planned):
     pools, concepts, laid_out = planned
     layout = jax.tree.map(jnp.asarray, laid_out)

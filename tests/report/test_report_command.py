@@ -20,6 +20,7 @@ def test_writes_the_page_and_says_where(results_rows, results_folder):
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
+@pytest.mark.slow
 def test_several_sweeps_and_the_paper(results_rows, results_folder, tmp_path):
     rows = results_rows(rules=("hyperplane",))
     first = results_folder(rows).rename(tmp_path / "first")

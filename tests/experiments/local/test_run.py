@@ -74,6 +74,7 @@ def test_every_part_measures_or_says_why_not(trees, tmp_path):
         assert f'id="{part}"' in page
 
 
+@pytest.mark.slow
 def test_what_was_stopped_ends_in_the_same_bytes(streets, tmp_path, monkeypatch, without_page):
     arguments = (f"--dataset=cityscapes:{streets}", "--parts=patches,layers")
     whole = make_config(*arguments, f"--out={tmp_path / 'whole'}")
