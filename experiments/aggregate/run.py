@@ -84,7 +84,7 @@ def run_aggregate(config: AggregateConfig) -> epath.Path | None:
 def _other_backbone(config: AggregateConfig, backbones: Sequence[Backbone]) -> Backbone | None:
     """Whose [CLS] attention others are aggregated by: the one that is named, else the run's first of family dino."""
     if config.other_backbone:
-        other = load_backbone(config.other_backbone)
+        other = load_backbone(config.other_backbone, flag="other_backbone")
         if not other.spec.config.class_token:
             raise InputError(f"--other_backbone: {other.spec.name} has no [CLS] token; name one that has")
     else:

@@ -74,8 +74,12 @@ def _global(spec: BackboneSpec, dtype: str, params, images, gsd):
     return global_representation(spec.config, spec.preprocess, params, images, dtype=jnp.dtype(dtype), gsd=gsd)
 
 
-def load_backbone(name: str) -> Backbone:
+def load_backbone(name: str, *, flag: str = "backbones") -> Backbone:
     """A converted backbone from its folder, on disk or in a bucket, or a bundled one by its name.
+
+    Args:
+        name: of either.
+        flag: what a message calls the option that named it.
 
     Raises:
         InputError: neither a folder nor a bundled name; a folder that is not whole.
@@ -90,7 +94,7 @@ def load_backbone(name: str) -> Backbone:
     folder = epath.Path(name).expanduser()
     if not folder.is_dir():
         raise InputError(
-            f"--backbones: {name!r} is neither a converted folder nor a bundled name ({', '.join((*TRAINED, *UNTRAINED))}); "
+            f"--{flag}: {name!r} is neither a converted folder nor a bundled name ({', '.join((*TRAINED, *UNTRAINED))}); "
             "convert an official file with `python -m checkpoints_convert`"
         )
     spec = read_spec(folder)

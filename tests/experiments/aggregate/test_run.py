@@ -264,7 +264,7 @@ def test_held_out_images_that_are_all_damaged_are_reasons_not_errors(tmp_path):
         (("--patches_per_image=3",), "--patches_per_image: aggregation needs every patch"),
         (("--boxes=nowhere",), "--boxes: nowhere is not a folder"),
         (("--parts=localisation",), "--parts: localisation finds nothing to measure on"),
-        (("--other_backbone=nobody",), "'nobody' is neither a converted folder nor a bundled name"),
+        (("--other_backbone=nobody",), "--other_backbone: 'nobody' is neither a converted folder nor a bundled name"),
         (("--image_size=30",), "--image_size: 30x30 is no multiple of the patch size"),
         (("--layers=40",), "--layers: no block 40"),
     ],
