@@ -309,15 +309,7 @@ def pretrain_config(values: flags.FlagValues) -> PretrainConfig:
 
 def main(argv: Sequence[str]) -> None:
     """Trains the backbone that the flags ask for and says where it is."""
-    if len(argv) > 1:
-        raise InputError(f"unexpected argument {argv[1]!r}; every option is a flag (--help lists them)")
-    config = pretrain_config(flags.FLAGS)
-    processes.guard(config)
-    processes.connect(config)
-    with processes.watched():
-        folder = pretrain(config)
-    if folder:
-        print(f"backbone: {folder}")
+    processes.carry_out(argv, pretrain_config, pretrain, "backbone")
 
 
 if __name__ == "__main__":

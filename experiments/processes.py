@@ -10,12 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import jax
 import numpy as np
+from absl import flags
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Int
@@ -26,9 +27,11 @@ from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.table import make_mesh
 
 T = TypeVar("T")
+Config = TypeVar("Config", bound=LaunchConfig)
 
 HEARTBEAT_SECONDS = 20
 """A process that is silent for so long is taken for dead; one that closes its connections is seen at once."""
+INTERRUPTED = "interrupted; what was finished is kept: go on with the same command and --resume"
 PEER_LOST = "another process of this run ended; what was finished is kept: start all of them again with --resume"
 _GUARDED = "VITPROBE_GUARDED"
 _RUNTIME_LOG = re.compile(
@@ -37,6 +40,34 @@ _RUNTIME_LOG = re.compile(
 _PEER_ERRORS = re.compile(
     r"gloo|nccl|coordination service|heartbeat|connection (closed|reset)|socket closed|barrier", re.I
 )
+
+
+def carry_out(
+    argv: Sequence[str],
+    make_config: Callable[[flags.FlagValues], Config],
+    run: Callable[[Config], os.PathLike | None],
+    made: str = "report",
+) -> None:
+    """What every long command does once its flags are parsed: alone or as one of several processes, to what it made.
+
+    Args:
+        argv: the command's name; it takes no arguments beside flags.
+        make_config: of the flags.
+        run: the work; gives the path of what it made, None where there is nothing to tell.
+        made: what to call it.
+
+    Raises:
+        InputError: bad input of any kind.
+    """
+    if len(argv) > 1:
+        raise InputError(f"unexpected argument {argv[1]!r}; every option is a flag (--help lists them)")
+    config = make_config(flags.FLAGS)
+    guard(config)
+    connect(config)
+    with watched():
+        path = run(config)
+    if path:
+        print(f"{made}: {path}")
 
 
 def guard(config: LaunchConfig) -> None:

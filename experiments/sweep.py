@@ -24,7 +24,6 @@ from experiments.results_folder import ResultsFolder
 from vitprobe_jax import cli
 from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.data import open_dataset
-from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.moments import variant_name
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.results import make_table
@@ -160,15 +159,7 @@ def _foretell(data: PreparedData, backbones: Sequence[Backbone], plans: Sequence
 
 def main(argv: Sequence[str]) -> None:
     """Runs the sweep that the flags ask for and says where its report is."""
-    if len(argv) > 1:
-        raise InputError(f"unexpected argument {argv[1]!r}; every option is a flag (--help lists them)")
-    config = run_config.sweep_config(flags.FLAGS)
-    processes.guard(config)
-    processes.connect(config)
-    with processes.watched():
-        report = run_sweep(config)
-    if report:
-        print(f"report: {report}")
+    processes.carry_out(argv, run_config.sweep_config, run_sweep)
 
 
 if __name__ == "__main__":
@@ -177,5 +168,5 @@ if __name__ == "__main__":
     cli.run(
         main,
         flagfile_package="experiments.flags",
-        interrupted="interrupted; what was finished is kept: go on with the same command and --resume",
+        interrupted=processes.INTERRUPTED,
     )

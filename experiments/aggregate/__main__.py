@@ -12,20 +12,11 @@ from experiments import processes
 from experiments.aggregate import config as aggregate_config
 from experiments.aggregate.run import run_aggregate
 from vitprobe_jax import cli
-from vitprobe_jax.errors import InputError
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the study that the flags ask for and says where its report is."""
-    if len(argv) > 1:
-        raise InputError(f"unexpected argument {argv[1]!r}; every option is a flag (--help lists them)")
-    config = aggregate_config.aggregate_config(flags.FLAGS)
-    processes.guard(config)
-    processes.connect(config)
-    with processes.watched():
-        report = run_aggregate(config)
-    if report:
-        print(f"report: {report}")
+    processes.carry_out(argv, aggregate_config.aggregate_config, run_aggregate)
 
 
 if __name__ == "__main__":
@@ -35,5 +26,5 @@ if __name__ == "__main__":
     cli.run(
         main,
         flagfile_package="experiments.flags",
-        interrupted="interrupted; what was finished is kept: go on with the same command and --resume",
+        interrupted=processes.INTERRUPTED,
     )

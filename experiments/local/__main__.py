@@ -12,20 +12,11 @@ from experiments import processes
 from experiments.local import config as local_config
 from experiments.local.run import run_local
 from vitprobe_jax import cli
-from vitprobe_jax.errors import InputError
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the study that the flags ask for and says where its report is."""
-    if len(argv) > 1:
-        raise InputError(f"unexpected argument {argv[1]!r}; every option is a flag (--help lists them)")
-    config = local_config.local_config(flags.FLAGS)
-    processes.guard(config)
-    processes.connect(config)
-    with processes.watched():
-        report = run_local(config)
-    if report:
-        print(f"report: {report}")
+    processes.carry_out(argv, local_config.local_config, run_local)
 
 
 if __name__ == "__main__":
@@ -35,5 +26,5 @@ if __name__ == "__main__":
     cli.run(
         main,
         flagfile_package="experiments.flags",
-        interrupted="interrupted; what was finished is kept: go on with the same command and --resume",
+        interrupted=processes.INTERRUPTED,
     )
