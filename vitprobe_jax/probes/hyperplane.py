@@ -1,37 +1,50 @@
 """Hyperplane templates: binary logistic regressions with hard-negative mining, all concepts in one jit call.
 
-The protocol is section 3.5 of the paper (after Interpretable Basis Decomposition, ECCV 2018): five rounds, each of three
-epochs over all positives and twice as many negatives; the first round's are random from the concept's pool, later ones
-are the highest-scoring of the pool under the current template.
+The protocol is section 3.5 of the paper (after Interpretable Basis Decomposition, ECCV 2018): five rounds, each on all
+positives and twice as many negatives; the first round's negatives are random from the concept's pool, later ones are the
+highest-scoring of the pool under the current template.
 
-Concepts differ in size by orders of magnitude. They stand in flat arrays (`layout`), take their gradient steps in groups
-of like size, and every group makes as many steps as its largest concept needs: one program serves all sizes.
+How a round's regression is solved is a choice (`Solver`):
+
+- `lbfgs`: to the minimum of its cross-entropy and a small penalty on the weights, on standardised features. The minimum does
+  not depend on the units of the features, on an order of rows or on a learning rate, and a fit that misses it is reported.
+- `paper`: three epochs of SGD on raw rows, as the paper and its reference describe it. Where it ends depends on the scale of
+  the features; it is kept for reproductions.
+
+Concepts differ in size by orders of magnitude. They lie in flat arrays (`layout`); `lbfgs` gathers their rows in `bundles`,
+SGD takes steps in groups of concepts of like size.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.streaming import finished
 from vitprobe_jax.features.table import DATA_AXIS, FeatureTable, on_all_devices, replicate
+from vitprobe_jax.probes.bundles import SAMPLE, SLOTS, TILE_ROWS, Bundles, bundle_problems, large_problem, plan_bundles
 from vitprobe_jax.probes.feature_norm import Affine
 from vitprobe_jax.probes.layout import Layout, Wave, plan_waves
+from vitprobe_jax.probes.lbfgs import Problems, Solution, minimise
 from vitprobe_jax.probes.mining import drawn, hardest, pool_scores, rows_scored
 from vitprobe_jax.probes.permutation import permutation_words
 from vitprobe_jax.probes.sampling import RowPool
-from vitprobe_jax.probes.training import Optimizer, make_optimizer, shuffle, train_epoch
+from vitprobe_jax.probes.sgd import shuffle, train_epoch
+from vitprobe_jax.probes.standardize import Coordinates, fit_coordinates
+
+Solver = Literal["lbfgs", "paper"]
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
 GROUP_SIZE = {"cpu": 16}
-"""Concepts that take their gradient steps together, by platform. On a CPU the rows of a step (16 x 128 x 384 features are
+"""Concepts that take their SGD steps together, by platform. On a CPU the rows of a step (16 x 128 x 384 features are
 3 MB) stay in cache; an accelerator wants more work a step."""
 DEFAULT_GROUP_SIZE = 64
 DENSE_SHARE = {"cpu": 1 / 20}
@@ -42,9 +55,14 @@ DEFAULT_MEMORY_MB = 2048
 BYTES_PER_SLOT = 24
 """What a place of a pool or of a batch takes: row number, score, counts and target of its move."""
 
-OVERSHOT_LOSS = 2 * math.log(2)
-"""A regression whose last epoch ends above this has overshot: its steps are too long for the scale of the rows. An empty
-template has ln 2. Against the hardest negatives a sound one may end somewhat above that, not at its double."""
+TOLERANCE = 1e-5
+"""A regression has converged where half the square of its gradient norm is at most this share of its loss
+(`lbfgs.Solution`). Measured on tokens of the bundled and of random full-size backbones, the loss is then within 1e-3 of its
+minimum, mostly within 1e-4."""
+EARLY_TOLERANCE = 1e-3
+"""The same in all rounds but the last, which only choose the next round's negatives."""
+MAX_STEPS, EARLY_MAX_STEPS = 200, 40
+"""Iterations of L-BFGS after which a regression is given up, in the last round and in earlier ones."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,29 +70,28 @@ class HyperplaneConfig:
     """The protocol's numbers; the defaults are the paper's where it gives them.
 
     Attributes:
-        rounds: of mining; the first trains on random negatives.
-        epochs: passes over the round's rows.
+        rounds: rounds of mining; the first trains on random negatives.
         pool_ratio: size of the negative pool, in positives.
         negative_ratio: negatives of a round, in positives.
-        batch_size: rows a gradient step.
-        optimizer: optax optimiser. `adam` and `sgd` step from batch to batch. `lbfgs` takes one step an epoch, by the
-            loss of all rows of the round, and begins anew in every round, whose rows are others.
-        learning_rate: of the optimiser, on rows as the feature norm leaves them; `lbfgs` searches its own along each
-            direction, and does not use it.
-        l2: weight of |w|^2 / 2 in the loss, w in the same coordinates.
+        solver: how the regression of a round is solved.
+        penalty: `lbfgs`: weight of |w|^2 / 2 beside the mean cross-entropy, w in units of one over the features' deviations;
+            the threshold is not penalised.
+        epochs: `paper`: passes over the round's rows.
+        batch_size: `paper`: rows a gradient step.
+        learning_rate: `paper`: length of a gradient step, on rows as the feature norm leaves them.
 
     Raises:
         InputError: a number out of its range; names the flag of the sweep.
     """
 
     rounds: int = 5
-    epochs: int = 3
     pool_ratio: int = 20
     negative_ratio: int = 2
+    solver: Solver = "lbfgs"
+    penalty: float = 1e-3
+    epochs: int = 3
     batch_size: int = 128
-    optimizer: Optimizer = "sgd"
     learning_rate: float = 1e-1
-    l2: float = 0.0
 
     def __post_init__(self):
         counts = {"rounds": self.rounds, "epochs": self.epochs, "pool_ratio": self.pool_ratio}
@@ -82,25 +99,40 @@ class HyperplaneConfig:
         for flag, value in counts.items():
             if value < 1:
                 raise InputError(f"--{flag}: {value} is less than 1")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise InputError(f"--learning_rate: {self.learning_rate} is not a positive number")
-        if not (math.isfinite(self.l2) and self.l2 >= 0):
-            raise InputError(f"--l2: {self.l2} is not 0 or a positive number")
+        for flag, value in {"learning_rate": self.learning_rate, "penalty": self.penalty}.items():
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"--{flag}: {value} is not a positive number")
+        if self.solver not in SOLVERS:
+            raise InputError(f"--solver: {self.solver!r} unknown; choose from {', '.join(SOLVERS)}")
 
 
 class Hyperplanes(NamedTuple):
-    """Fitted regressions; row z is positive where `w @ z - b >= 0`.
+    """Fitted regressions; row z is positive where `w @ (z - shift) - b >= 0`.
+
+    Scores are taken around `shift` because rows of large means lose their digits in `w @ z`.
 
     Attributes:
         w: direction of every concept, for raw rows, float32.
-        b: its threshold.
-        loss: mean cross-entropy (nats a row, without the l2 term) over the last epoch, as the steps went; see
-            `OVERSHOT_LOSS`.
+        b: its threshold, for rows less the shift.
+        shift: mean of every feature over the training rows, and 0 for the solver `paper`, which does without.
+        deviation: of every feature over the training rows: `lbfgs` divides by it.
+        loss: mean cross-entropy over the rows of the last round, in nats, without the penalty.
+        gradient_norm: length of the gradient of each regression's loss, see `lbfgs.Solution`.
+        converged: whether each regression reached its minimum, see `TOLERANCE`.
     """
 
     w: Float[Array, "K D"]
     b: Float[Array, " K"]
+    shift: Float[Array, " D"]
+    deviation: Float[Array, " D"]
     loss: Float[Array, " K"]
+    gradient_norm: Float[Array, " K"]
+    converged: Bool[Array, " K"]
+
+    def threshold(self) -> Float[np.ndarray, " K"]:
+        """Thresholds of `w @ z` for raw rows, in float64: the shift is folded in without rounding."""
+        w, b, shift = (np.asarray(leaf, np.float64) for leaf in (self.w, self.b, self.shift))
+        return b + w @ shift
 
 
 def fit_hyperplanes(
@@ -115,46 +147,53 @@ def fit_hyperplanes(
 ) -> Hyperplanes:
     """Fits one hyperplane a concept, on all devices of the table's mesh.
 
-    Every device fits concepts of its own (`layout`), without a word to the others, and has all rows: those of a resident
+    Every device fits concepts of its own (`layout`), without communication, and has all rows: those of a resident
     table are gathered once a call, those of a streamed one are fetched by each device for itself. On a CPU a concept's
     template has the same bits whatever the number of devices and of concepts beside it. Streamed or resident, templates
-    differ by no more than the rounding of products of another size: by 2e-6 with `sgd`, 2e-5 with `adam`, where the largest
-    weights are near 1; the line search of `lbfgs` may end at another point of the same loss, within 1e-3.
+    differ by the rounding of sums of another order, and with `lbfgs` by where within its tolerance a fit ends.
 
     Args:
         key: randomness of all concepts; each folds in its own identity, so it never depends on the others.
         table: the training split.
-        pools: the rows of every concept, which may be none; each has a positive and a negative at least.
+        pools: the rows of every concept, possibly of none; each has a positive and a negative at least.
         identities: 32-bit number of every concept, unique and stable.
-        norm: feature norm in whose coordinates the regression is done; the result is folded back to raw rows.
+        norm: coordinates of the solver `paper`, whose result is folded back to raw rows. `lbfgs` takes from it only which
+            features are left out: its result does not depend on shifts and scales.
         config: the protocol's numbers.
         memory_mb: bound on what fitting adds to the memory of a device beside the rows, 2^20 bytes each: the scores of
             some concepts over all rows (over a window of streamed ones), and the row numbers of pools and batches. Less
             memory means more products of fewer concepts and, where even the row numbers do not fit, several waves of
-            concepts. It is exceeded only where a single concept needs more.
+            concepts. It is exceeded where a single concept needs more. The rows of a bundle (`bundles.SAMPLE` rows in
+            float32, twice) come on top.
 
     Returns:
-        Hyperplanes in the order of `pools`, on every device. One that diverged is not finite, or its loss is high: the
-        caller checks.
+        Hyperplanes in the order of `pools`, on every device. One that diverged is not finite: the caller checks.
 
     Raises:
         InputError: streamed rows could not be read.
     """
     if not pools:
         width = table.rows.shape[-1]
-        return Hyperplanes(jnp.zeros((0, width)), jnp.zeros(0), jnp.zeros(0))
+        none, zeros = jnp.zeros(0), jnp.zeros(width)
+        return Hyperplanes(jnp.zeros((0, width)), none, zeros, zeros, none, none, jnp.zeros(0, bool))
     waves, score_together = plan(pools, identities, table, config=config, memory_mb=memory_mb)
+    planned = [plan_bundles(wave.layouts) for wave in waves]
+    # All waves have the shapes of the largest: one program.
+    num_bundles, num_large = (max(len(getattr(b[0], name)) for b in planned) for name in ("first_concept", "large"))
     key, norm = replicate((key, norm), table.mesh)
     static = {"config": config, "score_together": score_together, "mesh": table.mesh}
     fitted, places, start = [], np.zeros(len(pools), np.int32), 0
     for wave in waves:
-        hyperplanes = _fit_wave(key, table.rows, _spread(wave.layouts, table.mesh), norm, **static)
+        bundles = plan_bundles(wave.layouts, num_bundles, num_large)
+        own = tuple(_spread(leaves, table.mesh) for leaves in (wave.layouts, bundles))
+        shared, hyperplanes = _fit_wave(key, table.rows, table.real, own, norm, **static)
         # The next wave's rows must not come into memory beside this one's.
         fitted.append(jax.block_until_ready(hyperplanes) if len(waves) > 1 else hyperplanes)
         for concepts, layout in zip(wave.concepts, wave.layouts, strict=True):
             places[concepts] = start + np.arange(len(concepts))
             start += len(layout.n_pos)
-    return finished(table.rows, _in_order(fitted, replicate(places, table.mesh)))
+    fit = _in_order(fitted, replicate(places, table.mesh))
+    return finished(table.rows, Hyperplanes(fit.w, fit.b, *shared, fit.loss, fit.gradient_norm, fit.converged))
 
 
 def plan(
@@ -171,7 +210,7 @@ def plan(
         pools,
         identities,
         negative_ratio=config.negative_ratio,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size if config.solver == "paper" else TILE_ROWS,
         group_size=GROUP_SIZE.get(jax.default_backend(), DEFAULT_GROUP_SIZE),
         max_slots=half // BYTES_PER_SLOT,
         dense_from=dense_from(table.rows.shape[0] * table.rows.shape[1]),
@@ -189,7 +228,7 @@ def dense_from(num_rows: int) -> int:
     return math.ceil(num_rows * DENSE_SHARE.get(jax.default_backend(), DEFAULT_DENSE_SHARE))
 
 
-def _spread(layouts: Sequence[Layout], mesh: Mesh) -> Layout:
+def _spread(layouts: Sequence[Layout] | Sequence[Bundles], mesh: Mesh) -> Layout | Bundles:
     """The layouts along a new first axis, each on its device; no copy of all of them is made."""
     split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
@@ -201,73 +240,166 @@ def _spread(layouts: Sequence[Layout], mesh: Mesh) -> Layout:
 
 
 @jax.jit
-def _in_order(fitted: list[Hyperplanes], places) -> Hyperplanes:
+def _in_order(fitted: list[Solution], places) -> Solution:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *fitted)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "score_together", "mesh"))
-def _fit_wave(key, rows, layout: Layout, norm: Affine, *, config, score_together, mesh) -> Hyperplanes:
-    """The hyperplanes of all devices in a row."""
+def _fit_wave(key, rows, real, own, norm: Affine, *, config, score_together, mesh):
+    """The shift and deviations of the features, and the regressions of all devices in a row, for raw rows."""
 
-    def fit(key, rows, layout, norm):
-        own = jax.tree.map(lambda leaf: leaf[0], layout)
-        return _fit_layout(key, rows, own, norm, config=config, score_together=score_together)
+    def fit(key, rows, real, own, norm):
+        layout, bundles = jax.tree.map(lambda leaf: leaf[0], own)
+        coordinates = fit_coordinates(rows, real, jnp.isfinite(norm.scale), penalty=config.penalty)
+        problem = _Device(key, rows, layout, bundles, norm, coordinates, config, score_together)
+        solution = problem.lbfgs() if config.solver == "lbfgs" else problem.paper()
+        shift = coordinates.shift if config.solver == "lbfgs" else jnp.zeros_like(coordinates.shift)
+        return (shift, coordinates.deviation), solution
 
-    own, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
+    each, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
     # Loops start from carries that are the same on all devices, which the check would refuse.
     spread = jax.shard_map(
-        fit, mesh=mesh, in_specs=(everywhere, everywhere, own, everywhere), out_specs=own, check_vma=False
+        fit,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, everywhere, each, everywhere),
+        out_specs=(everywhere, each),
+        check_vma=False,
     )
-    return on_all_devices(spread(key, rows, layout, norm), mesh)
+    return on_all_devices(spread(key, rows, real, own, norm), mesh)
 
 
-def _fit_layout(
-    key, rows, layout: Layout, norm: Affine, *, config: HyperplaneConfig, score_together: int
-) -> Hyperplanes:
-    """All rounds of the concepts of one device."""
-    num_groups = len(layout.group_steps)
-    num_concepts, width = len(layout.n_pos), rows.shape[-1]
-    keys = jax.vmap(lambda identity: jax.random.fold_in(key, identity))(layout.identity)
-    optimizer = make_optimizer(config.optimizer, config.learning_rate)
-    full = config.optimizer == "lbfgs"
-    train = functools.partial(train_epoch, optimizer=optimizer, l2=config.l2, one_step=full)
-    params = (jnp.zeros((num_concepts, width)), jnp.zeros(num_concepts))
-    grouped = lambda leaf: leaf.reshape(num_groups, -1, *leaf.shape[1:])  # noqa: E731
-    flat = lambda leaf: leaf.reshape(num_concepts, *leaf.shape[2:])  # noqa: E731
-    n, first_batch = grouped(layout.n_pos + layout.n_neg), grouped(layout.first_batch)
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    """The concepts of one device, within the program."""
 
-    def words(round_number, purpose):
-        """Of a permutation for every concept; purpose 0 draws negatives, 1 and up are the epochs."""
+    key: Key[Array, ""]
+    rows: Array
+    layout: Layout
+    bundles: Bundles
+    norm: Affine
+    coordinates: Coordinates
+    config: HyperplaneConfig
+    score_together: int
+
+    @property
+    def num_concepts(self) -> int:
+        return len(self.layout.n_pos)
+
+    def lbfgs(self) -> Solution:
+        """The minima of every round, in standardised coordinates; weights and thresholds of the last round's."""
+        width = self.rows.shape[-1]
+
+        def one_round(carry, round_number):
+            w, b, members, _ = carry
+            last = round_number == self.config.rounds - 1
+            members = self.members(round_number, members, w * self.coordinates.inverse[None], self.coordinates.shift)
+            solution = self.solve(
+                members,
+                w,
+                b,
+                tolerance=jnp.where(last, TOLERANCE, EARLY_TOLERANCE),
+                max_steps=jnp.where(last, MAX_STEPS, EARLY_MAX_STEPS),
+            )
+            return (solution.w, solution.b, members, solution), None
+
+        w, b = jnp.zeros((self.num_concepts, width)), jnp.zeros(self.num_concepts)
+        start = (w, b, self.layout.positives, _nothing_solved(w, b))
+        (_, _, members, solution), _ = jax.lax.scan(one_round, start, jnp.arange(self.config.rounds))
+        solution = self.solve_large(members, solution, tolerance=TOLERANCE, max_steps=MAX_STEPS)
+        return solution._replace(w=solution.w * self.coordinates.inverse[None])
+
+    def paper(self) -> Solution:
+        """SGD on raw rows; loss and gradient norm are measured where it ended, as those of `lbfgs`."""
+        num_groups = len(self.layout.group_steps)
+        grouped = lambda leaf: leaf.reshape(num_groups, -1, *leaf.shape[1:])  # noqa: E731
+        flat = lambda leaf: leaf.reshape(self.num_concepts, *leaf.shape[2:])  # noqa: E731
+        n, first_batch = grouped(self.layout.n_pos + self.layout.n_neg), grouped(self.layout.first_batch)
+
+        def one_round(carry, round_number):
+            params, members = carry
+            members = self.members(round_number, members, self.norm.fold(*params)[0], jnp.zeros_like(params[0][0]))
+
+            def epoch(params, number):
+                visits = shuffle(self.words(round_number, number), members, self.layout)
+
+                def group(inputs):
+                    rate = self.config.learning_rate
+                    return train_epoch(self.rows, self.norm, visits, *inputs, learning_rate=rate)
+
+                inputs = (n, first_batch, self.layout.group_steps, jax.tree.map(grouped, params))
+                return jax.tree.map(flat, jax.lax.map(group, inputs)), None
+
+            return (jax.lax.scan(epoch, params, 1 + jnp.arange(self.config.epochs))[0], members), None
+
+        params = (jnp.zeros((self.num_concepts, self.rows.shape[-1])), jnp.zeros(self.num_concepts))
+        start = (params, self.layout.positives)
+        (params, members), _ = jax.lax.scan(one_round, start, jnp.arange(self.config.rounds))[0], None
+        w, b = self.norm.fold(*params)
+        shift = jnp.einsum("kd,d->k", w, self.coordinates.shift, precision=jax.lax.Precision.HIGHEST)
+        standardized = (w * self.coordinates.deviation[None], b - shift)
+        solution = self.solve(members, *standardized, tolerance=TOLERANCE, max_steps=0)
+        solution = self.solve_large(members, solution, tolerance=TOLERANCE, max_steps=0)
+        return solution._replace(w=w, b=b)
+
+    def members(self, round_number, members, w, shift) -> Int[Array, "batches batch"]:
+        """The members of a round: random negatives in the first, the hardest in later ones."""
+
+        def mined():
+            scores = pool_scores(self.rows, w, shift, self.layout, score_together=self.score_together)
+            return hardest(scores, members, self.layout)
+
+        return jax.lax.cond(
+            round_number == 0, lambda: drawn(self.words(round_number, 0), members, self.layout), mined
+        )
+
+    def words(self, round_number, purpose):
+        """The words of a permutation for every concept; purpose 0 draws negatives, 1 and up are the epochs."""
+        keys = jax.vmap(lambda identity: jax.random.fold_in(self.key, identity))(self.layout.identity)
         folded = jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, round_number), purpose))(keys)
         return jax.vmap(permutation_words)(folded)
 
-    def mined(params, members):
-        raw, _ = norm.fold(*params)
-        return hardest(pool_scores(rows, raw, layout, score_together=score_together), members, layout)
+    def solve(self, members, w, b, *, tolerance, max_steps) -> Solution:
+        """Continues all regressions, bundle after bundle; large ones on their samples."""
 
-    def one_round(carry, round_number):
-        params, state, members, loss = carry
-        members = jax.lax.cond(
-            round_number == 0,
-            lambda: drawn(words(round_number, 0), members, layout),
-            lambda: mined(params, members),
-        )
-        if full:
-            state = jax.vmap(optimizer.init)(params)
+        def one_bundle(bundle):
+            first_concept, first_tile = bundle
+            concept = jnp.minimum(first_concept + jnp.arange(SLOTS), self.num_concepts - 1)
+            start = w[concept], b[concept]
 
-        def epoch(carry, number):
-            params, state, _ = carry
-            visits = shuffle(words(round_number, number), members, layout)
+            def solved():
+                problems = bundle_problems(
+                    self.rows, self.coordinates, members, self.layout, first_concept, first_tile
+                )
+                return self.minimise(problems, *start, tolerance=tolerance, max_steps=max_steps)
 
-            def group(inputs):
-                return train(rows, norm, visits, *inputs)
+            # Padding has no bundles' worth of rows to fetch.
+            return jax.lax.cond(first_tile[0] == 0, solved, lambda: _nothing_solved(*start))
 
-            inputs = (n, first_batch, layout.group_steps, *jax.tree.map(grouped, (params, state)))
-            return jax.tree.map(flat, jax.lax.map(group, inputs)), None
+        solutions = jax.lax.map(one_bundle, (self.bundles.first_concept, self.bundles.first_tile))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[self.bundles.place], solutions)
 
-        params, state, loss = jax.lax.scan(epoch, (params, state, loss), 1 + jnp.arange(config.epochs))[0]
-        return (params, state, members, loss), None
+    def solve_large(self, members, solution: Solution, *, tolerance, max_steps) -> Solution:
+        """Continues the regressions that are larger than a bundle on all their members."""
+        if not len(self.bundles.large):
+            return solution
+        num_chunks = -(-members.size // SAMPLE)
 
-    start = (params, jax.vmap(optimizer.init)(params), layout.positives, jnp.zeros(num_concepts))
-    params, _, _, loss = jax.lax.scan(one_round, start, jnp.arange(config.rounds))[0]
-    return Hyperplanes(*norm.fold(*params), loss)
+        def one_concept(concept):
+            problem = large_problem(self.rows, self.coordinates, members, self.layout, concept, num_chunks)
+            start = (leaf[concept][None] for leaf in solution[:2])
+            return self.minimise(problem, *start, tolerance=tolerance, max_steps=max_steps)
+
+        large = jax.lax.map(one_concept, self.bundles.large)
+        put = lambda whole, part: whole.at[self.bundles.large].set(part[:, 0], mode="drop")  # noqa: E731
+        return jax.tree.map(put, solution, large)
+
+    def minimise(self, problems: Problems, w, b, *, tolerance, max_steps) -> Solution:
+        # What SGD minimises has no penalty.
+        penalty = self.config.penalty if self.config.solver == "lbfgs" else 0.0
+        basis = self.coordinates.basis
+        return minimise(problems, w, b, basis, penalty=penalty, tolerance=tolerance, max_steps=max_steps)
+
+
+def _nothing_solved(w, b) -> Solution:
+    zeros = jnp.zeros(len(w))
+    return Solution(w, b, zeros, zeros, jnp.zeros(len(w), bool), jnp.zeros(len(w), jnp.int32))

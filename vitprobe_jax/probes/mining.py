@@ -18,22 +18,31 @@ BLOCKS_READ = 256
 """Blocks whose scores are read from a product at a time."""
 BLOCKS_FETCHED = 4
 """Blocks whose rows are fetched at a time: 3 MB of 384 features, which stay in the cache of a CPU."""
+ROWS_MULTIPLIED = 8192
+"""Rows of a product with the templates: 12 MB of 384 features."""
 LOWEST = jnp.iinfo(jnp.int32).min
 """Below every score: places of a block without a row."""
 
 
 def pool_scores(
-    rows: Float[Array, "I R D"] | StreamedRows, w: Float[Array, "C D"], layout: Layout, *, score_together: int
+    rows: Float[Array, "I R D"] | StreamedRows,
+    w: Float[Array, "C D"],
+    shift: Float[Array, " D"],
+    layout: Layout,
+    *,
+    score_together: int,
 ) -> Int[Array, "blocks BLOCK"]:
-    """The score w.z of every row of every pool, as ordered integers; `LOWEST` where there is no row.
+    """The score w.(z - shift) of every row of every pool, as ordered integers; `LOWEST` where there is no row.
 
-    Dense, for the first `layout.num_dense` concepts: all rows times the templates in one matrix product, of which each
+    Dense, for the first `layout.num_dense` concepts: all rows times the templates in matrix products, of which each
     pool is read. Sparse, for the others, whose pools are a small part of the rows: the rows of the pools are fetched.
     Streamed rows come window after window of images, and each gives the scores of the rows that it holds.
 
     Args:
-        rows: of the table, raw.
+        rows: rows of the table, raw.
         w: template of every concept for raw rows.
+        shift: subtracted from the rows in float32. It changes no order of scores, but keeps their digits where means are
+            large.
         layout: the pools.
         score_together: concepts of one product, a divisor of C; as many scores are held for each of `rows_scored(rows)`.
     """
@@ -41,14 +50,14 @@ def pool_scores(
     keys = jnp.full(layout.pool.shape, LOWEST)
     num_images, num_rows, width = rows.shape
     if not isinstance(rows, StreamedRows):
-        return _score_window(rows.reshape(-1, width), None, w, layout, keys, score_together)
+        return _score_window(rows.reshape(-1, width), None, w, shift, layout, keys, score_together)
     at_once = min(num_images, rows.images_together)
 
     def add_window(i, keys):
         # The last window is moved back to end with the table: some rows are scored twice, to the same end.
         start = jnp.minimum(i * at_once, num_images - at_once)
         window = take_images(rows, start + jnp.arange(at_once)).reshape(-1, width)
-        return _score_window(window, start * num_rows, w, layout, keys, score_together)
+        return _score_window(window, start * num_rows, w, shift, layout, keys, score_together)
 
     return jax.lax.fori_loop(0, -(-num_images // at_once), add_window, keys)
 
@@ -59,7 +68,7 @@ def rows_scored(rows: Float[Array, "I R D"] | StreamedRows) -> int:
     return num_images * rows.shape[1]
 
 
-def _score_window(window_NxD, first_row, w, layout: Layout, keys, score_together: int):
+def _score_window(window_NxD, first_row, w, shift, layout: Layout, keys, score_together: int):
     """Writes the keys of the rows from `first_row` on that are in the window; None: all rows are, and nothing is checked."""
 
     def over_blocks(first, end, at_once, score, keys):
@@ -93,17 +102,36 @@ def _score_window(window_NxD, first_row, w, layout: Layout, keys, score_together
     def score_dense(chunk, keys):
         first = chunk * score_together
         w_chunk = jax.lax.dynamic_slice_in_dim(w, first, score_together)
-        scores = jnp.einsum("cd,nd->cn", w_chunk, window_NxD, preferred_element_type=jnp.float32)
+        scores = _products(w_chunk, shift, window_NxD)
         read = lambda concept, place: scores[jnp.clip(concept - first, 0, score_together - 1)[:, None], place]  # noqa: E731
         end = jnp.minimum(first + score_together, layout.num_dense)
         return over_blocks(first, end, BLOCKS_READ, read, keys)
 
     def score_sparse(concept, place):
-        fetched = window_NxD.at[place].get(mode="promise_in_bounds")
+        fetched = _centred(window_NxD.at[place].get(mode="promise_in_bounds"), shift)
         return jnp.einsum("bnd,bd->bn", fetched, w[concept], preferred_element_type=jnp.float32)
 
     keys = jax.lax.fori_loop(0, -(-layout.num_dense // score_together), score_dense, keys)
     return over_blocks(layout.num_dense, jnp.int32(len(w)), BLOCKS_FETCHED, score_sparse, keys)
+
+
+def _products(w_CxD, shift, z_NxD) -> Float[Array, "C N"]:
+    """w.(z - shift), block after block of rows: no copy of all rows less the shift is made."""
+    size = min(len(z_NxD), ROWS_MULTIPLIED)
+
+    def write(i, scores_CxN):
+        # The last block is moved back to end with the rows.
+        start = jnp.minimum(i * size, len(z_NxD) - size)
+        block_NxD = _centred(jax.lax.dynamic_slice_in_dim(z_NxD, start, size), shift)
+        of_block = jnp.einsum("cd,nd->cn", w_CxD, block_NxD, preferred_element_type=jnp.float32)
+        return jax.lax.dynamic_update_slice_in_dim(scores_CxN, of_block, start, axis=1)
+
+    return jax.lax.fori_loop(0, -(-len(z_NxD) // size), write, jnp.zeros((len(w_CxD), len(z_NxD))))
+
+
+def _centred(z: Float[Array, "*rows D"], shift) -> Float[Array, "*rows D"]:
+    """The rows less the shift, in their own dtype: bfloat16 products run at full rate."""
+    return (z.astype(jnp.float32) - shift.reshape((1,) * (z.ndim - 1) + (-1,))).astype(z.dtype)
 
 
 def hardest(
