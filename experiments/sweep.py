@@ -140,7 +140,7 @@ def _sweep_backbone(
                 if config.pixel_level and rule == "hyperplane":
                     pixels = pixel_table(data, backbone, cell)
                     with folder.stage(f"pixels, {spec.name} {cell[0]} {cell[1]}", "images", pixels.num_images):
-                        rows += work.pixel_rows(templates, pixels)
+                        rows += work.pixel_rows(templates, pixels, rows)
                 for note in notes:
                     logging.warning("%s", note)
                     folder.note(note)

@@ -43,7 +43,7 @@ class ConceptDialog {
     if (!reasons.length) return [];
     const sweeps = this.results.cells.sweep.names.length > 1;
     const lines = reasons.map(({ sweep, reason, rules, backbones }) => make("li", {}, `${sweeps ? `${sweep}: ` : ""}${rules} of ${backbones}: ${reason}`));
-    return [make("h3", {}, "Without a template"), make("ul", {}, ...lines)];
+    return [make("h3", {}, "Skipped"), make("ul", {}, ...lines)];
   }
 
   masks() {

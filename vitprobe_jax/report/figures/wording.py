@@ -59,7 +59,9 @@ def footnotes(rows: Iterable[Summary]) -> str:
         said.append("Where a mark is missing, every concept was skipped.")
     templates, degenerate = (sum(getattr(row, name) for row in rows) for name in ("templates", "degenerate"))
     if degenerate:
-        said.append(f"{degenerate:,} of {templates:,} templates have an undefined metric, which counts as 0.")
+        said.append(
+            f"{degenerate:,} of {templates:,} templates find no positive; their undefined precision or F1 counts as 0."
+        )
     return " ".join(said)
 
 
