@@ -36,6 +36,8 @@ from vitprobe_jax.probes.trials import Support, Trials
 from vitprobe_jax.types import Evaluation, Rule
 
 STUDY = "directions"
+NAMED = 5
+"""Concepts that a note names; it counts the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,25 @@ class Design:
             elif rule == "hyperplane" and pool.num_negatives == 0:
                 reasons[k] = "no negatives in train"
         return reasons
+
+    def mining_note(self, config: SweepConfig) -> str:
+        """Which concepts have pools that mining cannot choose from, in a sentence; "" where there are none.
+
+        A pool of at most `--negative_ratio` negatives a positive is taken whole in every round.
+        """
+        ratio = config.hyperplane.negative_ratio
+        skipped = self.skipped("hyperplane", config.min_positives)
+        fitted = [k for k in range(len(self.pools)) if k not in skipped]
+        whole = [k for k in fitted if len(self.pools[k].negatives) <= ratio * len(self.pools[k].positives)]
+        if not whole:
+            return ""
+        concepts = [self.labels.concepts[k] for k in whole[:NAMED]]
+        names = ", ".join(f"{concept.name} ({concept.category})" for concept in concepts)
+        more = f" and {len(whole) - NAMED} more, which the report lists" if len(whole) > NAMED else ""
+        return (
+            f"{len(whole)} of {len(fitted)} concepts have at most {ratio} negatives a positive in their pool "
+            f"(--negative_ratio={ratio}): every round takes the whole pool, so mining chooses nothing for {names}{more}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,6 +131,9 @@ def _sweep_backbone(
             labels = {split: data.labels(backbone, split) for split in SPLITS}
             with folder.stage(f"draw, {spec.name}", "concepts", len(data.dataset.concepts)):
                 design = Design.draw(labels["train"], labels["val"], config)
+            mining_note = design.mining_note(config) if "hyperplane" in config.rules else ""
+            if mining_note:
+                folder.warn(f"{spec.name}: {mining_note}")
         for cell in progress(cells, total=len(cells), label=f"{spec.name} probes", unit="token"):
             tables = [data.table(backbone, split, cell, labels[split], plan) for split in SPLITS]
             work = SweepCell(config, data.dataset.name, spec, cell, design, *tables)

@@ -1,5 +1,7 @@
 """Templates without held-out positives or negatives have reasons instead of numbers, in results and on the page."""
 
+import json
+
 import numpy as np
 import pyarrow.compute as pc
 import pytest
@@ -129,3 +131,15 @@ def test_the_page_says_how_many_concepts_were_probed_and_why_not_all(sweep):
     assert {("alone", "no negatives in val"), ("untested", "no positives in val")} <= reasons
     numbers = [rows for rows in page.cells() if rows and rows[0][:2] == ["Token", "Accuracy"] and "Skipped" in rows[0]]
     assert [rows[-1][-1] for rows in numbers] == ["3", "5"]
+
+
+def test_concepts_whose_pool_leaves_no_choice_are_named_once(sweep):
+    notes = json.loads((sweep[0].out / "run.json").read_text())["notes"]
+    (note,) = [note for note in notes if "mining" in note]
+    assert note.startswith("untrained_dino_tiny: 2 of 2 concepts have at most 2 negatives a positive in their pool")
+    assert note.endswith("mining chooses nothing for common (part), rare (part)")
+    page = Page((sweep[0].out / "report" / "index.html").read_text())
+    assert [row[:5] for row in page.table("Category", "Concept", "Positives")] == [
+        ["part", "common", "192", "192", "1.00"],
+        ["part", "rare", "192", "192", "1.00"],
+    ]

@@ -13,6 +13,7 @@ from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.report import answers, figures, page_data, tables
 from vitprobe_jax.report.comparison import LEVEL
 from vitprobe_jax.report.document import Picture, asset, distinct, environment, run_view, write_page
+from vitprobe_jax.report.mining import unmined_concepts
 from vitprobe_jax.report.paper import compare_with_paper
 from vitprobe_jax.report.sweep_comparison import compare_sweeps, differing_settings
 from vitprobe_jax.report.sweeps import Sweep, read_sweeps
@@ -59,7 +60,7 @@ def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool
     views = [_view(sweep, own) for sweep, own in zip(sweeps, scores, strict=True)]
     packed = page_data.pack(
         [
-            page_data.SweepScores(sweep.label, own, view["skipped"], sweep.examples)
+            page_data.SweepScores(sweep.label, own, view["skipped"], sweep.examples, view["unmined"])
             for sweep, own, view in zip(sweeps, scores, views, strict=True)
         ]
     )
@@ -118,6 +119,7 @@ def _view(sweep: Sweep, scores: ConceptScores) -> dict:
             "Trained backbones against the untrained control": answers.against_control(sweep.table),
         },
         "skipped": tables.skipped_concepts(sweep.table),
+        "unmined": unmined_concepts(sweep.table, sweep.config),
     }
 
 
