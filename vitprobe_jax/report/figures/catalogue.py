@@ -103,7 +103,9 @@ class _Study:
                 "tokens",
                 lambda draw=draw: draw(self.table, rule=rule),
                 title=title,
-                caption=caption(f"{wording.how(rows)}; {INTERVALS}.", DASHED, wording.footnotes(rows), _paper(number)),
+                caption=caption(
+                    f"{wording.how(rows)}; {wording.spreads(rows)}.", DASHED, wording.footnotes(rows), _paper(number)
+                ),
                 alt=f"{title}. {wording.scores_in_words(rows, metrics)}",
             )
 
@@ -145,7 +147,7 @@ class _Study:
                 )
                 for metric in metrics
             )
-            how = f"{wording.how(overall, each_category=True)}; {INTERVALS}."
+            how = f"{wording.how(overall, each_category=True)}; {wording.spreads(rows)}."
             yield self.illustration(
                 f"{rule}_{draw.__name__.removeprefix('cosine_')}",
                 "categories",

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from vitprobe_jax.report.examples import Example
-from vitprobe_jax.report.figures.selection import backbones_of, tokens_of
+from vitprobe_jax.report.figures.selection import backbones_of, tokens_of, trials_differ
 from vitprobe_jax.report.tables import METRIC_LABELS, Summary
 from vitprobe_jax.types import Rule
 
 INTERVALS = "whiskers: 95% bootstrap intervals over concepts"
+THICK = "thick: one standard deviation over trials, of the mean over concepts, to both sides, as in the paper"
 DASHED = "Dashed: a template that is positive everywhere."
 RULE_NAMES: Mapping[Rule, str] = {
     "hyperplane": "hyperplane templates",
@@ -27,6 +28,11 @@ def how(rows: Sequence[Summary], *, each_category: bool = False, every_layer: bo
     )
     mean = f"Mean over {trials} trials, then unweighted over" if trials > 1 else "Unweighted mean over"
     return f"{mean} {over}, {place(rows, every_layer=every_layer)}"
+
+
+def spreads(rows: Iterable[Summary]) -> str:
+    """What the thin and thick lines of bars and points are, without a full stop."""
+    return f"{INTERVALS}; {THICK}" if trials_differ(rows) else INTERVALS
 
 
 def place(rows: Sequence[Summary], *, every_layer: bool = False) -> str:
