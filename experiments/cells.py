@@ -104,8 +104,8 @@ class Design:
         names = ", ".join(f"{concept.name} ({concept.category})" for concept in concepts)
         more = f" and {len(whole) - NAMED} more, which the report lists" if len(whole) > NAMED else ""
         return (
-            f"{len(whole)} of {len(fitted)} concepts have at most {ratio} negatives a positive in their pool "
-            f"(--negative_ratio={ratio}): every round takes the whole pool, so mining chooses nothing for {names}{more}"
+            f"the negative pools of {len(whole)} of {len(fitted)} concepts hold at most --negative_ratio={ratio} negatives "
+            f"a positive: every round takes the whole pool, so mining chooses nothing for {names}{more}"
         )
 
 

@@ -136,7 +136,7 @@ def test_the_page_says_how_many_concepts_were_probed_and_why_not_all(sweep):
 def test_concepts_whose_pool_leaves_no_choice_are_named_once(sweep):
     notes = json.loads((sweep[0].out / "run.json").read_text())["notes"]
     (note,) = [note for note in notes if "mining" in note]
-    assert note.startswith("untrained_dino_tiny: 2 of 2 concepts have at most 2 negatives a positive in their pool")
+    assert note.startswith("untrained_dino_tiny: the negative pools of 2 of 2 concepts hold at most --negative_ratio=2")
     assert note.endswith("mining chooses nothing for common (part), rare (part)")
     page = Page((sweep[0].out / "report" / "index.html").read_text())
     assert [row[:5] for row in page.table("Category", "Concept", "Positives")] == [

@@ -79,8 +79,8 @@ def scores_by_token(
     """A panel for each metric, a group of bars for each token, a bar for each backbone.
 
     Bars are means over concepts, whiskers their 95% bootstrap intervals, the numbers above them the means again where
-    there is room. Where there are several trials, a thick line reaches one sample standard deviation over trials, of the mean
-    over concepts, to both sides. A dash stands for a cell where every concept was skipped. Controls are hollow.
+    there is room. Where there are several trials, a thick line reaches one sample standard deviation over trials, of the
+    mean over concepts, to both sides. A dash stands for a cell where every concept was skipped. Controls are hollow.
 
     Args:
         table: results; of one data set for each task.

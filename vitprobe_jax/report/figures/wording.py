@@ -104,16 +104,18 @@ def extremes_in_words(rows: Iterable[Summary], metric: str) -> str:
 
 
 def iou_in_words(rows: Iterable[Example]) -> str:
-    """Which concepts examples are of, and their IoU by backbone and rule."""
-    groups: dict[tuple[str, str], list[Example]] = {}
+    """Which concepts examples are of, and their IoU by backbone, rule and choice of the token."""
+    groups: dict[tuple[str, str, str], list[Example]] = {}
     for row in rows:
-        groups.setdefault((row.backbone, row.rule), []).append(row)
+        groups.setdefault((row.backbone, row.rule, row.choice), []).append(row)
     names = dict.fromkeys(row.name for own in groups.values() for row in own)
     said = []
-    for (backbone, rule), own in groups.items():
+    for (backbone, rule, choice), own in groups.items():
         values = [row.iou for row in own]
         mean = sum(values) / len(values)
-        said.append(f"{backbone} with {RULE_NAMES[rule]} {mean:.3f} ({min(values):.3f} to {max(values):.3f})")
+        of_paper = f" of the paper's token {own[0].token}" if choice == "paper" else ""
+        template = f"{backbone} with {RULE_NAMES[rule]}{of_paper}"
+        said.append(f"{template} {mean:.3f} ({min(values):.3f} to {max(values):.3f})")
     return f"Concepts: {', '.join(names)}. Mean IoU: {'; '.join(said)}."
 
 
