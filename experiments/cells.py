@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable, Mapping
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.features.extract import Cell
 from vitprobe_jax.features.moments import highest_variance, table_variance
 from vitprobe_jax.features.table import FeatureTable
-from vitprobe_jax.metrics.balanced import BalancedMetrics, Counts, balanced_metrics
+from vitprobe_jax.metrics.balanced import BalancedMetrics, Counts, balanced_metrics, undefined_reason
 from vitprobe_jax.metrics.counts import count_cosine, count_hyperplanes, to_counts
 from vitprobe_jax.metrics.pixels import PixelTable, count_pixels
 from vitprobe_jax.metrics.results import METRICS
@@ -35,6 +36,8 @@ from vitprobe_jax.probes.trials import Support, Trials
 from vitprobe_jax.types import Evaluation, Rule
 
 STUDY = "directions"
+NAMED = 5
+"""Concepts that a note names; it counts the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +75,38 @@ class Design:
         )
 
     def skipped(self, rule: Rule, min_positives: int) -> dict[int, str]:
-        """The concepts that this rule cannot probe, with the reason."""
+        """The concepts that this rule cannot fit or whose templates nothing can measure, with the reason."""
         reasons = {}
         for k, pool in enumerate(self.pools):
+            undefined = undefined_reason(int(self.n_pos_test[k]), int(self.n_neg_test[k]), "val")
             if len(pool.positives) == 0:
                 reasons[k] = "no positives in train"
-            elif self.n_pos_test[k] == 0:
-                reasons[k] = "no positives in val"
+            elif undefined:
+                reasons[k] = undefined
             elif len(pool.positives) < min_positives:
                 reasons[k] = f"{len(pool.positives)} positives in train, fewer than --min_positives={min_positives}"
             elif rule == "hyperplane" and pool.num_negatives == 0:
                 reasons[k] = "no negatives in train"
         return reasons
+
+    def mining_note(self, config: SweepConfig) -> str:
+        """Which concepts have pools that mining cannot choose from, in a sentence; "" where there are none.
+
+        A pool of at most `--negative_ratio` negatives a positive is taken whole in every round.
+        """
+        ratio = config.hyperplane.negative_ratio
+        skipped = self.skipped("hyperplane", config.min_positives)
+        fitted = [k for k in range(len(self.pools)) if k not in skipped]
+        whole = [k for k in fitted if len(self.pools[k].negatives) <= ratio * len(self.pools[k].positives)]
+        if not whole:
+            return ""
+        concepts = [self.labels.concepts[k] for k in whole[:NAMED]]
+        names = ", ".join(f"{concept.name} ({concept.category})" for concept in concepts)
+        more = f" and {len(whole) - NAMED} more, which the report lists" if len(whole) > NAMED else ""
+        return (
+            f"the negative pools of {len(whole)} of {len(fitted)} concepts hold at most --negative_ratio={ratio} negatives "
+            f"a positive: every round takes the whole pool, so mining chooses nothing for {names}{more}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +156,9 @@ class SweepCell:
         rows = [self._skipped_row(rule, k, shots, skipped[k]) for k in sorted(skipped) for shots in self._shots(rule)]
         for place in np.ndindex(counts.tp.shape):
             if place[-1] not in diverged:
-                rows.append(
-                    self._row(rule, int(probed[place[-1]])) | numbers(place) | _measured(metrics, counts, place)
-                )
+                where = "val" if rule == "hyperplane" else "the query images"
+                measured = numbers(place) | _measured(metrics, counts, place, where)
+                rows.append(self._row(rule, int(probed[place[-1]])) | measured)
         return templates, rows, notes
 
     @functools.cached_property
@@ -145,26 +168,33 @@ class SweepCell:
             return None
         return highest_variance(np.asarray(table_variance(self.train)), self.config.drop_features)
 
-    def pixel_rows(self, hyperplanes: Templates, pixels: PixelTable) -> list[dict]:
+    def pixel_rows(self, hyperplanes: Templates, pixels: PixelTable, patch_rows: Iterable[Mapping]) -> list[dict]:
         """Evaluates hyperplanes on the pixels of the held-out images, those of all processes.
 
         Args:
             hyperplanes: of this cell.
             pixels: images of this process; all processes together have each of them once.
+            patch_rows: rows of the same hyperplanes, counted on patches.
 
         Returns:
-            The rows of the results table, one of each hyperplane.
+            The rows of the results table, one for each concept: a concept that is skipped on patches is skipped here too,
+            for the same reason and without numbers of pixels.
         """
+        without_template = [
+            {**row, "evaluation": "pixel", "n_pos_test": None, "n_neg_test": None}
+            for row in patch_rows
+            if row["skipped"] is not None
+        ]
         index = {concept: k for k, concept in enumerate(self.design.labels.concepts)}
         probed = np.array([index[concept] for concept in hyperplanes.concepts], np.int32)
         category = self.design.labels.concept_category[probed]
         w, b = hyperplanes.arrays["w"], hyperplanes.arrays["b"]
         counts = to_counts(processes.total(count_pixels(pixels, probed, category, w, b)))
         metrics = balanced_metrics(counts)
-        return [
+        return without_template + [
             self._row("hyperplane", int(k), "pixel")
             | _of_pool(self.design.pools[k], b[i])
-            | _measured(metrics, counts, (i,))
+            | _measured(metrics, counts, (i,), "the pixels of val")
             for i, k in enumerate(probed)
         ]
 
@@ -275,10 +305,15 @@ def _of_pool(pool: RowPool, threshold: np.floating) -> dict:
     }
 
 
-def _measured(metrics: BalancedMetrics, counts: Counts, place: tuple[int, ...]) -> dict:
-    return {
-        "n_pos_test": int(counts.n_pos[place]),
-        "n_neg_test": int(counts.n_neg[place]),
-        **{metric: float(getattr(metrics, metric)[place]) for metric in METRICS},
+def _measured(metrics: BalancedMetrics, counts: Counts, place: tuple[int, ...], where: str) -> dict:
+    """The columns of one evaluation; a template without positives or negatives is skipped, without threshold and metrics."""
+    n_pos, n_neg = int(counts.n_pos[place]), int(counts.n_neg[place])
+    columns = {
+        "n_pos_test": n_pos,
+        "n_neg_test": n_neg,
         "degenerate": bool(metrics.degenerate[place]),
+        "skipped": undefined_reason(n_pos, n_neg, where),
     }
+    if columns["skipped"]:
+        return columns | {"threshold": None}
+    return columns | {metric: float(getattr(metrics, metric)[place]) for metric in METRICS}

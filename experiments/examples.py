@@ -18,9 +18,10 @@ from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.data.pipeline import Batch
 from vitprobe_jax.features.store import Cell, RowShape
 from vitprobe_jax.probes.templates import Templates, load_templates, template_path
-from vitprobe_jax.report.examples import LEFT_OUT, NEGATIVE, POSITIVE, Example, Examples
+from vitprobe_jax.report.cells import CellName
+from vitprobe_jax.report.examples import LEFT_OUT, NEGATIVE, PAPER_TOKENS, POSITIVE, Example, Examples
 from vitprobe_jax.report.tables import ConceptScores, concept_scores
-from vitprobe_jax.types import RULES, Rule
+from vitprobe_jax.types import RULES, Concept, Rule
 
 BEST_CONCEPTS = 5
 """Concepts of a backbone and rule whose best images are shown."""
@@ -35,8 +36,9 @@ JPEG_SIDE, JPEG_QUALITY = 160, 80
 def make_examples(backbones: Sequence[Backbone], data: PreparedData, table: pa.Table) -> Examples:
     """What the best templates of every backbone and rule find on held-out images.
 
-    Of every backbone and rule the (block, token) with the highest mean F1 over concepts is shown; of cosine rules, that at
-    the most shots, and their first trial. It shows
+    Of every backbone and rule the (block, token) with the highest mean F1 over concepts is shown, and where it is another
+    one, the paper's token at the last probed block (`PAPER_TOKENS`); of cosine rules, that at the most shots, and their
+    first trial. Each shows
 
     - every concept on the image that it covers most of, in patches (`coverage`; the first of equals), and
     - its `BEST_CONCEPTS` best concepts by F1, each on the `BEST_IMAGES` images where found and true patches have the highest
@@ -62,8 +64,7 @@ def make_examples(backbones: Sequence[Backbone], data: PreparedData, table: pa.T
     rows, images, undecodable = [], {}, set()
     for backbone in backbones:
         with data.folder.stage(f"examples, {backbone.spec.name}", "concepts", len(data.dataset.concepts)):
-            found = (_choose_probe(scores, data, backbone, rule) for rule in RULES)
-            probes = [probe for probe in found if probe is not None]
+            probes = [probe for rule in RULES for probe in _choose_probes(scores, data, backbone, rule)]
             rows += _Gallery(backbone, data, probes, undecodable, images).rows()
     shown = {row.image for row in rows}
     rows.sort(key=lambda row: row.kind)
@@ -77,34 +78,55 @@ class _Probe(NamedTuple):
         templates: one of every concept.
         concepts: their indices in the data set.
         best: those of the best ones, from the best down.
+        choice: why this token, as `Example.choice`.
     """
 
     templates: Templates
     concepts: tuple[int, ...]
     best: tuple[int, ...]
+    choice: str
 
     @property
     def cell(self) -> Cell:
         return self.templates.layer, self.templates.token
 
 
-def _choose_probe(scores: ConceptScores, data: PreparedData, backbone: Backbone, rule: Rule) -> _Probe | None:
-    """The cell with the highest mean F1; None where there is none with a score."""
+def _choose_probes(scores: ConceptScores, data: PreparedData, backbone: Backbone, rule: Rule) -> list[_Probe]:
+    """The cell with the highest mean F1, and that of the paper's token where it is another one; cells have a score."""
     name = backbone.spec.name
     cells = [cell for cell in scores.cells if (cell.backbone, cell.rule, cell.evaluation) == (name, rule, "patch")]
     most = max((cell.shots or 0 for cell in cells), default=0)
     by_cell = {cell: scores.of(cell, "f1") for cell in cells if (cell.shots or 0) == most}
     means = {cell: np.nanmean(f1) for cell, f1 in by_cell.items() if not np.isnan(f1).all()}
     if not means:
-        return None
-    chosen = max(means, key=means.__getitem__)  # The first of equals.
-    path = template_path(data.folder.path / "templates" / name, chosen.layer, chosen.token, rule)
+        return []
+    best = max(means, key=means.__getitem__)  # The first of equals.
+    last, token = max(cell.layer for cell in cells), PAPER_TOKENS.get(rule)
+    of_paper = [cell for cell in means if (cell.layer, cell.token) == (last, token) and cell != best]
+    chosen = [(best, "best"), *((cell, "paper") for cell in of_paper)]
+    return [_probe(data, cell, by_cell[cell], scores.concepts, choice) for cell, choice in chosen]
+
+
+def _probe(
+    data: PreparedData, cell: CellName, f1: Float[np.ndarray, " K"], of: Sequence[Concept], choice: str
+) -> _Probe:
+    """The templates of one cell, without those that no held-out row measured.
+
+    Args:
+        data: of the sweep.
+        cell: its name.
+        f1: of every concept, NaN where it has none.
+        of: the concepts.
+        choice: why this token.
+    """
+    path = template_path(data.folder.path / "templates" / cell.backbone, cell.layer, cell.token, cell.rule)
     templates = load_templates(path).most_shots()
     index = {concept: k for k, concept in enumerate(data.dataset.concepts)}
-    f1 = dict(zip(scores.concepts, by_cell[chosen], strict=True))
-    concepts = tuple(index[concept] for concept in templates.concepts)
-    best = sorted(templates.concepts, key=lambda concept: (-f1[concept], index[concept]))
-    return _Probe(templates, concepts, tuple(index[concept] for concept in best[:BEST_CONCEPTS]))
+    score = {concept: value for concept, value in zip(of, f1, strict=True) if np.isfinite(value)}
+    templates = templates.take([k for k, concept in enumerate(templates.concepts) if concept in score])
+    best = sorted(templates.concepts, key=lambda concept: (-score[concept], index[concept]))
+    concepts, best = (tuple(index[concept] for concept in own) for own in (templates.concepts, best[:BEST_CONCEPTS]))
+    return _Probe(templates, concepts, best, choice)
 
 
 class _Pair(NamedTuple):
@@ -200,6 +222,7 @@ class _Gallery:
         union = takes_part & (pos | (found > 0))
         return Example(
             kind=kind,
+            choice=self._probes[pair.probe].choice,
             backbone=templates.backbone,
             layer=templates.layer,
             token=templates.token,

@@ -131,6 +131,9 @@ def _sweep_backbone(
             labels = {split: data.labels(backbone, split) for split in SPLITS}
             with folder.stage(f"draw, {spec.name}", "concepts", len(data.dataset.concepts)):
                 design = Design.draw(labels["train"], labels["val"], config)
+            mining_note = design.mining_note(config) if "hyperplane" in config.rules else ""
+            if mining_note:
+                folder.warn(f"{spec.name}: {mining_note}")
         for cell in progress(cells, total=len(cells), label=f"{spec.name} probes", unit="token"):
             tables = [data.table(backbone, split, cell, labels[split], plan) for split in SPLITS]
             work = SweepCell(config, data.dataset.name, spec, cell, design, *tables)
@@ -140,7 +143,7 @@ def _sweep_backbone(
                 if config.pixel_level and rule == "hyperplane":
                     pixels = pixel_table(data, backbone, cell)
                     with folder.stage(f"pixels, {spec.name} {cell[0]} {cell[1]}", "images", pixels.num_images):
-                        rows += work.pixel_rows(templates, pixels)
+                        rows += work.pixel_rows(templates, pixels, rows)
                 for note in notes:
                     logging.warning("%s", note)
                     folder.note(note)

@@ -98,7 +98,7 @@ class Heads:
                 rows.append(row(measure=self.measure, count=0, skipped=reasons[name]))
                 continue
             if np.isnan(values[name]).all():
-                reason = "no held-out image carries a label" if count else NO_IMAGE
+                reason = "no label is on some held-out images and missing on others" if count else NO_IMAGE
                 rows.append(row(measure=self.measure, count=count, skipped=reason))
                 continue
             for place, rate in enumerate(rates):

@@ -120,7 +120,7 @@ def measured_rows(
         cell: (block, token).
         told: what the patches were taken for.
         counts: pixels of each concept in each patch, as in `LabelCounts`.
-        by_concept: add the IoU of each concept; one in no pixel and no prediction is skipped.
+        by_concept: add the IoU of each concept; one that no held-out pixel carries is skipped.
         columns: further columns of every row.
     """
     rows = []
@@ -135,7 +135,7 @@ def measured_rows(
             rows.append(of(measure=measure, value=float(value), count=int(pixels.sum())))
         for concept, iou, count in zip(bench.dataset.concepts, score.iou, pixels, strict=True) if by_concept else ():
             what = {"concept": concept.number, "name": concept.name, "category": concept.category, "count": int(count)}
-            there = {"value": float(iou)} if np.isfinite(iou) else {"skipped": "no pixel carries it or is taken for it"}
+            there = {"value": float(iou)} if np.isfinite(iou) else {"skipped": "no held-out pixel carries it"}
             rows.append(of(measure="iou", **what, **there))
     return rows
 

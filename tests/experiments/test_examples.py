@@ -155,6 +155,38 @@ def test_the_best_concepts_are_shown_on_the_images_of_highest_iou(sweep, held_ou
                 assert [row.iou for row in own] == sorted((row.iou for row in own), reverse=True)
 
 
+def test_the_papers_tokens_are_kept_where_others_are_best(tmp_path):
+    """k for hyperplanes and q for cosine templates, at the last probed block."""
+    config = make_config(tmp_path / "out", "--tokens=q,k,x2", "--layers=1,3")
+    run_sweep(config)
+    rows = read_table(config.out / "results.parquet").to_pylist()
+    shown = read_examples(config.out).rows
+    for backbone in BACKBONES:
+        for rule, token in (("hyperplane", "k"), ("cosine", "q"), ("cosine_centered", None)):
+            mine = [row for row in shown if (row.backbone, row.rule) == (backbone, rule)]
+            ((layer, best),) = {(row.layer, row.token) for row in mine if row.choice == "best"}
+            of_paper = [row for row in mine if row.choice == "paper"]
+            if token is None or (layer, best) == (3, token):
+                assert not of_paper
+                continue
+            assert {(row.layer, row.token) for row in of_paper} == {(3, token)}
+            chosen = [
+                row
+                for row in rows
+                if (row["backbone"], row["rule"], row["layer"], row["token"]) == (backbone, rule, 3, token)
+                and row["skipped"] is None
+                and row["shots"] in (None, 3)
+            ]
+            concepts = list(dict.fromkeys((row["concept"], row["category"]) for row in chosen))
+            coverage = [row for row in of_paper if row.kind == "coverage"]
+            assert [(row.concept, row.category) for row in coverage] == concepts
+            f1 = {c: np.mean([r["f1"] for r in chosen if (r["concept"], r["category"]) == c]) for c in concepts}
+            on_best = {(row.concept, row.category) for row in of_paper if row.kind == "iou"}
+            assert len(on_best) == 5
+            assert min(f1[c] for c in on_best) >= max(f1[c] for c in f1.keys() - on_best) - 1e-9
+    assert any(row.choice == "paper" for row in shown)
+
+
 def test_images_are_those_that_are_shown_small_and_as_the_backbone_saw_them(sweep, held_out):
     _, examples, _ = sweep
     dataset, images, _ = held_out

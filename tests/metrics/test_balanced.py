@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from vitprobe_jax.metrics.balanced import Counts, balanced_metrics
+from vitprobe_jax.metrics.balanced import Counts, balanced_metrics, undefined_reason
 
 
 def counts(*numbers):
@@ -32,12 +32,27 @@ def test_equal_to_scikit_learn_with_balanced_weights():
     [
         ((0, 0, 5, 5), (0.5, 0.0, 0.0, 0.0)),  # nothing found: precision and F1 undefined
         ((0, 3, 5, 5), (0.2, 0.0, 0.0, 0.0)),  # only negatives found: F1 undefined
-        ((0, 2, 0, 5), (0.0, 0.0, 0.0, 0.0)),  # no positives
-        ((4, 0, 5, 0), (0.0, 0.0, 0.8, 0.0)),  # no negatives: recall alone is defined
     ],
 )
-def test_undefined_metrics_are_zero_and_marked(numbers, expected):
+def test_what_finds_no_positive_is_zero_and_marked(numbers, expected):
     ours = balanced_metrics(counts(*numbers))
     measured = (ours.accuracy[0], ours.precision[0], ours.recall[0], ours.f1[0])
     assert measured == pytest.approx(expected)
     assert ours.degenerate[0]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [
+        ((0, 2, 0, 5), "no positives in val"),
+        ((4, 0, 5, 0), "no negatives in val"),
+        ((0, 0, 0, 0), "no positives in val"),
+    ],
+)
+def test_without_one_side_nothing_is_measured(numbers, reason):
+    """Recall too: it would be the score of a template that nothing held against."""
+    ours = balanced_metrics(counts(*numbers))
+    assert np.isnan([ours.accuracy[0], ours.precision[0], ours.recall[0], ours.f1[0]]).all()
+    assert not ours.degenerate[0]
+    assert undefined_reason(*numbers[2:], "val") == reason
+    assert undefined_reason(1, 1, "val") is None

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.metrics.results import SCHEMA, make_table, read_table, write_table
+from vitprobe_jax.metrics.results import METRICS, SCHEMA, make_table, read_table, write_table
 
 
 def row(**changes):
@@ -28,7 +28,7 @@ def row(**changes):
 
 
 def test_round_trip(tmp_path):
-    table = make_table([row(), row(skipped="no positives in val", threshold=None, f1=None)])
+    table = make_table([row(), row(skipped="no positives in val", **dict.fromkeys(("threshold", *METRICS)))])
     write_table(table, tmp_path / "results.parquet")
     assert read_table(tmp_path / "results.parquet").equals(table)
     assert [path.name for path in tmp_path.iterdir()] == ["results.parquet"]
@@ -44,6 +44,17 @@ def test_nothing_infinite_reaches_a_file(column, value):
 def test_a_metric_outside_its_range_is_refused():
     with pytest.raises(ValueError, match=r"f1 is 1\.5"):
         make_table([row(f1=1.5)])
+
+
+@pytest.mark.parametrize("side", ["n_pos_test", "n_neg_test"])
+def test_a_number_needs_held_out_rows_of_both_sides(side):
+    with pytest.raises(ValueError, match=f"{side} is 0"):
+        make_table([row(**{side: 0})])
+
+
+def test_a_skipped_row_has_no_numbers():
+    with pytest.raises(ValueError, match="is skipped, but has numbers"):
+        make_table([row(skipped="no negatives in val")])
 
 
 def test_unreadable_files_are_one_line(tmp_path):

@@ -3,10 +3,14 @@ import numpy as np
 import pytest
 
 from tests.probes.tables import mesh_of, planted_rows, random_labels, table_of
+from vitprobe_jax.backbones.loading import load_backbone
+from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.probes.cosine import cosines, fit_cosine
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.sampling import draw_support
+from vitprobe_jax.probes.templates import Templates
 from vitprobe_jax.probes.trials import Support
+from vitprobe_jax.types import Concept
 
 
 def test_the_cosine_of_a_zero_vector_is_zero():
@@ -71,3 +75,46 @@ def test_a_concept_alone_equals_a_concept_among_others():
             np.testing.assert_allclose(of_all[:, :, i], of_one[:, :, 0], rtol=1e-5, atol=1e-6, err_msg=str(k))
     none = fit_cosine(table, Support.of(draw, labels, concepts[:0], table.mesh), norm=norm, shots=(2, 20))
     assert [leaf.shape for leaf in none] == [(2, 3, 0, 12), (2, 3, 0), (2, 3, 0, 2)]
+
+
+def one_shot(rows, backbone="b"):
+    """Templates of as many classes as rows, each of one row."""
+    count, width = rows.shape
+    concepts = tuple(Concept(k + 1, f"class {k}", "class") for k in range(count))
+    slots = np.arange(1, count + 1, dtype=np.int32).reshape(-1, 1, 1)
+    alpha, t, _ = fit(LabelTable(slots, np.zeros(1, np.int32), concepts, ("class",)), rows[:, None], shots=(1,))
+    arrays = {"alpha": alpha, "t": t, "shift": np.zeros(width, np.float32), "scale": np.ones(width, np.float32)}
+    return Templates("classification", backbone, 0, "x2", "cosine", concepts, arrays, (1,))
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0], ids=["alike", "three features far larger"])
+def test_every_template_finds_the_support_rows_that_its_threshold_accepts(scale):
+    """One-shot templates of one row each, whose own cosine is 1 but for rounding: in batches of any shape."""
+    count, width = 200, 384
+    rows = np.random.default_rng(0).standard_normal((count, width)).astype(np.float32)
+    rows[:, :3] *= scale
+    templates = one_shot(rows)
+    rows, place = rows[:, None], np.arange(count)
+
+    def own(margins):
+        return np.asarray(margins).reshape(len(margins), -1, count)  # [rows, trials, concepts]
+
+    assert (own(templates.margins(rows[:, 0]))[place, :, place] >= 0).all()
+    assert (own(templates.margins(rows.reshape(4, 50, width)).reshape(count, -1))[place, :, place] >= 0).all()
+    for k in range(0, count, 5):
+        row, single = rows[k], templates.take([k])
+        assert (own(templates.margins(row))[0, :, k] >= 0).all()
+        assert (np.asarray(single.margins(row)) >= 0).all()
+        assert (np.asarray(single.margins(rows[k - k % 20 : k - k % 20 + 20, 0]))[k % 20] >= 0).all()
+
+
+def test_one_shot_templates_find_their_own_image():
+    """The forward pass rounds differently too when images come in other batches."""
+    backbone = load_backbone("untrained_dino_tiny")
+    images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3)).astype(np.uint8)
+    tokens = np.asarray(backbone.tokens(images, [(0, "x2")])[0, "x2"])
+    templates = one_shot(tokens[:, 0], backbone.spec.name)
+    for size in (1, 3, 24):
+        for first in range(0, 24, size):
+            found = templates.predict(backbone, images[first : first + size]).reshape(size, 2, 24)
+            assert all(found[i, :, first + i].all() for i in range(size))

@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 
+from vitprobe_jax.report.figures import style
+
 ALL_RULES = ("hyperplane", "cosine", "cosine_centered")
 
 
@@ -44,12 +46,12 @@ def data_lines(axes):
     return [line for line in axes.lines if line.get_marker() not in ("None", "")]
 
 
-def whiskers(axes):
-    """Both ends of every whisker, as they were drawn."""
+def whiskers(axes, *, over_trials=False):
+    """Both ends of every whisker, as they were drawn: intervals over concepts, or deviations over trials."""
     segments = [
         np.asarray(segment)
         for lines in axes.collections
-        if isinstance(lines, LineCollection)
+        if isinstance(lines, LineCollection) and (lines.get_label() == style.OVER_TRIALS) == over_trials
         for segment in lines.get_segments()
     ]
     return [(segment[0], segment[1]) for segment in segments]

@@ -24,6 +24,7 @@ def example(truth, found, **fields):
         "category": "object",
         "image": "a/b.jpg",
         "iou": 0.1 + 0.2,
+        "choice": "paper",
     }
     return Example(**(described | fields), truth=truth, found=found)
 
@@ -45,7 +46,7 @@ def test_what_is_written_is_read(tmp_path_factory, truth, data):
     found = data.draw(hnp.arrays(np.uint8, truth.shape, elements=st.integers(0, 1)))
     rows = (
         example(truth, found),
-        example(1 - found, found, kind="iou", rule="cosine_centered", shots=500, image="ü, 'b'.png"),
+        example(1 - found, found, kind="iou", choice="best", rule="cosine_centered", shots=500, image="ü, 'b'.png"),
     )
     images = {"ü, 'b'.png": b"\x00\xff", "a/b.jpg": b"\xff\xd8jpeg"}
     write_examples(folder, Examples(rows, images))

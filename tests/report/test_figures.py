@@ -50,6 +50,41 @@ def test_whiskers_are_the_intervals_over_concepts(results_rows):
     assert drawn == {(row.scores["accuracy"].low, row.scores["accuracy"].high) for row in tables.summarise(table)}
 
 
+@pytest.mark.parametrize(
+    ("draw", "along", "by_category"),
+    [(figures.cosine_by_token, 1, False), (figures.cosine_by_category, 0, True)],
+)
+def test_cosine_figures_have_deviations_over_trials_beside_intervals_over_concepts(
+    results_rows, draw, along, by_category
+):
+    """As the paper's Figures 7, 12 and 13: one sample deviation over trials, of the mean over concepts."""
+    rows = results_rows(rules=("cosine",), shots=(5,), trials=4)
+    figure = draw(make_table(rows))
+    drawn = {tuple(np.round([low[along], high[along]], 9)) for low, high in whiskers(figure.axes[0], over_trials=True)}
+    expected = set()
+    for backbone, _ in BACKBONES[: 1 if by_category else 2]:
+        for token in ("q", "k", "x2"):
+            for category in ("object", "part", "material") if by_category else (None,):
+                own = [row for row in rows if (row["backbone"], row["token"]) == (backbone, token)]
+                own = [row for row in own if category in (None, row["category"])]
+                trials = [statistics.fmean(row["accuracy"] for row in own if row["trial"] == i) for i in range(4)]
+                center, away = statistics.fmean(trials), statistics.stdev(trials)
+                expected.add(tuple(np.round([center - away, center + away], 9)))
+    assert drawn == expected
+    intervals = whiskers(figure.axes[0])
+    assert len(intervals) == len(drawn)
+    assert not {tuple(np.round([low[along], high[along]], 9)) for low, high in intervals} & drawn
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {style.OVER_CONCEPTS, style.OVER_TRIALS} <= set(labels)
+
+
+def test_without_several_trials_no_deviation_is_drawn(results_rows):
+    for rows in (results_rows(rules=("hyperplane",)), results_rows(rules=("cosine",), trials=1)):
+        figure = figures.scores_by_token(make_table(rows), ("accuracy",), rule=rows[0]["rule"])
+        assert whiskers(figure.axes[0], over_trials=True) == []
+        assert style.OVER_TRIALS not in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_bars_do_not_overlap_and_stand_over_their_token(results_rows):
     table = make_table(results_rows(rules=("hyperplane",)))
     axes = figures.accuracy_by_token(table).axes[0]

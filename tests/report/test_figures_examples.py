@@ -151,6 +151,78 @@ def test_best_concepts_on_their_best_images(results_rows, examples, rule):
     assert [line for line in text if line.startswith("IoU")] == [f"IoU {i / 10:.2f}" for i in (6, 5, 4, 3, 2)] * 5
 
 
+@pytest.fixture
+def with_paper_tokens(examples):
+    """Hyperplanes of the first backbone are best at k, its cosine templates at x2: beside those stands the paper's q."""
+    (first, _), rows = BACKBONES[0], []
+    corner = np.zeros((GRID, GRID), np.uint8)
+    corner[2, 3] = 1
+    for row in examples.rows:
+        if (row.backbone, row.rule) == (first, "cosine"):
+            rows.append(dataclasses.replace(row, choice="paper", token="q", found=corner))
+            row = dataclasses.replace(row, token="x2")
+        rows.append(row)
+    return Examples(tuple(rows), examples.images)
+
+
+def test_the_papers_tokens_stand_beside_the_best_ones(results_rows, with_paper_tokens):
+    figure = figures.mask_examples(scored_table(results_rows), with_paper_tokens, category="object")
+    pictures = tiles(figure)
+    # The truth, three tiles of the first backbone, two of the other one.
+    assert len(pictures) == 5 * (1 + 3 + 2)
+    for own in np.array_split(np.arange(30), 5):
+        found = [positive_patches(pictures[i]) for i in own[1:]]
+        assert found == [{(0, 1)}, {(0, 2)}, {(2, 3)}, {(1, 1)}, {(1, 2)}]
+    text = written(figure)
+    assert {"q, block 11", "x2, block 11", "cosine (paper)"} <= set(text)
+    assert "hyperplane (paper)" not in text
+    assert text.count("the same token") == 5  # of the other backbone
+
+
+def test_best_concepts_of_the_papers_token(results_rows, with_paper_tokens):
+    backbone, options = BACKBONES[0][0], {"rule": "cosine", "choice": "paper"}
+    figure = figures.best_concepts(scored_table(results_rows), with_paper_tokens, backbone=backbone, **options)
+    assert all(positive_patches(tile) == {(2, 3)} for tile in tiles(figure))
+    with pytest.raises(InputError, match="the paper's token"):
+        figures.best_concepts(
+            scored_table(results_rows), with_paper_tokens, backbone=backbone, rule="hyperplane", choice="paper"
+        )
+
+
+def test_illustrations_offer_the_papers_tokens(results_rows, with_paper_tokens):
+    found = {one.name: one for one in figures.illustrate(scored_table(results_rows), with_paper_tokens)}
+    backbone = BACKBONES[0][0]
+    names = [name for name in found if name.endswith("_paper")]
+    assert names == [f"seg_best_concepts_{backbone}_cosine_paper"]
+    assert found[names[0]].title == f"Best concepts of {backbone} with cosine templates of the paper's token, q"
+    assert "under q of block 11" in found[names[0]].caption
+    objects = found["seg_masks_object"]
+    assert "beside it the paper's (q for cosine templates) where it is another" in objects.caption
+    assert f"{backbone} with cosine templates of the paper's token q 0.100" in objects.alt
+
+
+@pytest.mark.parametrize("num_rules", [1, 2, 3])
+def test_the_papers_tokens_leave_backbones_in_lines_of_their_own(results_rows, examples, num_rules):
+    rules = ("hyperplane", "cosine", "cosine_centered")[:num_rules]
+    (first, *_) = (row for row in examples.rows if row.kind == "coverage" and row.category == "object")
+    rows = [
+        dataclasses.replace(first, backbone=backbone, rule=rule, shots=None if rule == "hyperplane" else 5, **own)
+        for backbone, _ in BACKBONES
+        for rule in rules
+        for own in ({"token": "x2"}, {"token": "k" if rule == "hyperplane" else "q", "choice": "paper"})
+        if not (rule == "cosine_centered" and "choice" in own)
+    ]
+    table = make_table(results_rows(rules=rules, concepts=CONCEPTS))
+    figure = figures.mask_examples(table, Examples(tuple(rows), examples.images), category="object")
+    assert len(tiles(figure)) == 1 + len(rows)
+    (axes,) = figure.axes
+    lines = {}
+    for text in axes.texts:
+        if text.get_text() in dict(BACKBONES):
+            lines.setdefault(round(text.get_position()[1], 3), set()).add(text.get_text())
+    assert all(len(names) == 1 for names in lines.values()) or num_rules == 1
+
+
 def test_painting_keeps_what_is_positive_and_marks_the_rest():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)

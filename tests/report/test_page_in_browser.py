@@ -422,6 +422,23 @@ def test_reasons_of_a_concept_that_is_skipped_somewhere(opened):
     assert page.complaints == []
 
 
+def test_hyperplanes_whose_pool_leaves_mining_no_choice_are_marked(tab, results_rows, results_folder, monkeypatch):
+    monkeypatch.setattr(figures, "illustrate", lambda table, examples: [])
+    rows = [row | {"n_neg_train": 30 if row["name"] == "grass" else 5000} for row in results_rows()]
+    folder = results_folder(rows)
+    (folder / "config.json").write_text(json.dumps({"hyperplane": {"pool_ratio": 20, "negative_ratio": 2}}))
+    tab.open(write_report(folder))
+    tab.wait("!document.querySelector('.with-script').hidden")
+    tab.evaluate("document.querySelector('button[data-column=mining]').click()")  # Marked rows come first.
+    marked = {(row["Concept"], row["Rule"]) for row in rows_in_page(tab) if row["Mining"]}
+    assert marked == {("grass", "hyperplane")}
+    assert any(not row["Mining"] for row in rows_in_page(tab))
+    tab.click(".rows tbody:not(.spacer) th")
+    said = tab.evaluate("document.querySelector('dialog').innerText")
+    assert "Mining had no choice: 100 positives, 30 negatives in the pool" in said
+    assert tab.complaints == []
+
+
 def test_names_stay_text_in_the_script_too(opened):
     hostile = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
     page = opened(rules=("hyperplane",), concepts=((1, hostile, hostile), (2, "sky", "object")))

@@ -25,14 +25,14 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class BalancedMetrics:
-    """Metrics as if positives and negatives were equally many; each in [0, 1].
+    """Metrics as if positives and negatives were equally many; each in [0, 1], or NaN where it is undefined.
 
     Attributes:
         accuracy: (TPR + TNR) / 2.
         precision: TPR / (TPR + FPR).
         recall: TPR.
         f1: harmonic mean of precision and recall.
-        degenerate: some metric was undefined (0 / 0) and stands as 0.
+        degenerate: precision or F1 is 0 / 0 because nothing, or no positive, was found; it counts as 0.
     """
 
     accuracy: Float[np.ndarray, "*shape"]
@@ -45,20 +45,37 @@ class BalancedMetrics:
 def balanced_metrics(counts: Counts) -> BalancedMetrics:
     """The balanced metrics of every template, in float64.
 
-    A rate over no rows is undefined, and so is every metric that needs it; precision is also undefined where nothing is
-    found, F1 where precision is undefined or precision and recall are both 0.
+    Without positives or without negatives a rate is over no rows, and all metrics are NaN (`undefined_reason` has the
+    words): such a template was not measured. Precision is 0 where nothing is found, F1 where no positive is found: the
+    template was measured and is useless, and it is `degenerate`.
     """
-    recall, has_pos = _divide(counts.tp, counts.n_pos)
-    fpr, has_neg = _divide(counts.fp, counts.n_neg)
-    both = has_pos & has_neg
-    accuracy = np.where(both, (recall + 1 - fpr) / 2, 0.0)
-    precision, found = _divide(np.where(both, recall, 0.0), np.where(both, recall + fpr, 0.0))
-    f1, defined = _divide(2 * precision * recall, precision + recall)
-    return BalancedMetrics(accuracy, precision, recall, f1, ~(both & found & defined))
+    tp, fp, n_pos, n_neg = (np.asarray(count, np.float64) for count in dataclasses.astuple(counts))
+    recall, fpr = (_divide(found, total, np.nan) for found, total in ((tp, n_pos), (fp, n_neg)))
+    measured = (n_pos > 0) & (n_neg > 0)
+    recall = np.where(measured, recall, np.nan)
+    precision = _divide(recall, recall + fpr, 0.0)
+    f1 = _divide(2 * precision * recall, precision + recall, 0.0)
+    return BalancedMetrics(
+        accuracy=(recall + 1 - fpr) / 2,
+        precision=np.where(measured, precision, np.nan),
+        recall=recall,
+        f1=np.where(measured, f1, np.nan),
+        degenerate=measured & (tp == 0),
+    )
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The quotient, 0 where undefined, and where it is defined."""
-    numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
-    defined = denominator > 0
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=defined), defined
+def undefined_reason(n_pos: int, n_neg: int, where: str) -> str | None:
+    """Why no metric of a template is defined: "no positives in val", "no negatives in val"; None where all are.
+
+    Args:
+        n_pos: positives that it was counted on.
+        n_neg: negatives.
+        where: what they were taken from, in words.
+    """
+    lacking = [name for name, count in (("positives", n_pos), ("negatives", n_neg)) if not count]
+    return f"no {lacking[0]} in {where}" if lacking else None
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray, otherwise: float) -> np.ndarray:
+    """The quotient, or `otherwise` where the denominator is not above 0."""
+    return np.divide(numerator, denominator, out=np.full_like(numerator, otherwise), where=denominator > 0)

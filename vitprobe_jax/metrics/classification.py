@@ -32,11 +32,12 @@ def mean_average_precision(
         present: which classes an image shows.
 
     Returns:
-        The mean over those classes that some image shows, and all classes: NaN where no image does. The mean is NaN
-        where no class has an image.
+        The mean over those classes that some image shows and some does not, and all classes: NaN for the others. Without
+        a positive there is no recall; without a negative the precision is 1 whatever the scores. The mean is NaN where no
+        class has both.
     """
     of_classes = np.full(scores.shape[1], np.nan)
-    for k in np.flatnonzero(present.any(axis=0)):
+    for k in np.flatnonzero(present.any(axis=0) & ~present.all(axis=0)):
         of_classes[k] = _average_precision(_without_nan(scores[:, k]), present[:, k])
     known = of_classes[~np.isnan(of_classes)]
     return float(known.mean()) if len(known) else float("nan"), of_classes

@@ -41,25 +41,36 @@ SCHEMA = pa.schema(
     ]
 )
 """One row per template and metric set: `evaluation` tells what was counted (`types.Evaluation`). `shots`, `trial` and
-`effective_shots` are null for hyperplanes. A skipped row has its reason in `skipped` and nulls for threshold and metrics;
-every other row has null in `skipped` and finite numbers."""
+`effective_shots` are null for hyperplanes. A skipped row has its reason in `skipped` and nulls for threshold and metrics:
+the concept has no template (then `trial` is null too), or the template has no held-out positives or no held-out negatives
+to be measured on. Every other row has null in `skipped`, held-out rows of both sides and finite numbers."""
 
 
 def make_table(rows: Iterable[Mapping]) -> pa.Table:
     """Rows (dicts by column name) as a table in the schema's order.
 
     Raises:
-        ValueError: a row that is not skipped holds a NaN or an infinity, or a metric outside [0, 1].
+        ValueError: a row that is not skipped holds a NaN or an infinity, a metric outside [0, 1], or has no held-out
+            positives or negatives; or a skipped row has a threshold or a metric.
     """
     rows = list(rows)
     for row in rows:
         if row["skipped"] is None:
             _check_numbers(row)
+        elif any(row.get(name) is not None for name in ("threshold", *METRICS)):
+            raise ValueError(f"{_where(row)}: is skipped, but has numbers")
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
+def _where(row: Mapping) -> str:
+    return f"{row['backbone']} layer {row['layer']} {row['token']} {row['rule']} {row['name']} ({row['category']})"
+
+
 def _check_numbers(row: Mapping) -> None:
-    where = f"{row['backbone']} layer {row['layer']} {row['token']} {row['rule']} {row['name']} ({row['category']})"
+    where = _where(row)
+    for side in ("n_pos_test", "n_neg_test"):
+        if row[side] == 0:
+            raise ValueError(f"{where}: {side} is 0, so its metrics are undefined; skip the row")
     if not math.isfinite(row["threshold"]):
         raise ValueError(f"{where}: threshold is {row['threshold']}")
     for metric in METRICS:

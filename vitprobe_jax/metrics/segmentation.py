@@ -37,8 +37,10 @@ class SegmentationScores:
     Attributes:
         pixel_accuracy: share of pixels whose class is told; NaN where there are no pixels.
         miou: unweighted mean of `iou` over the classes that have one; NaN where there are no pixels.
-        iou: of each class, pixels that are of it and taken for it, among those that are either; NaN for a class that is
-            neither annotated nor predicted. One that is predicted and nowhere annotated has 0, and counts in the mean.
+        iou: of each class, pixels that are of it and taken for it, among those that are either; NaN for a class that no
+            pixel carries, whether it is predicted or not: nothing can tell how well it is found. Pixels that are taken for
+            it count against the classes that they carry. (Cityscapes' and ADE20K's own scripts give such a class 0 where it
+            is predicted; on their whole validation sets every class is annotated, and both agree.)
     """
 
     pixel_accuracy: float
@@ -47,10 +49,10 @@ class SegmentationScores:
 
 
 def scores(matrix: Int[np.ndarray, "K K"]) -> SegmentationScores:
-    """Pixel accuracy and IoU of a matrix of `confusion`, all images together as Cityscapes and ADE20K count them."""
+    """Pixel accuracy and IoU of a matrix of `confusion`, all images together."""
     told = np.diagonal(matrix).astype(np.float64)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - np.diagonal(matrix)
-    iou = np.divide(told, union, out=np.full(len(matrix), np.nan), where=union > 0)
+    iou = np.divide(told, union, out=np.full(len(matrix), np.nan), where=matrix.sum(axis=1) > 0)
     total = int(matrix.sum())
     if not total:
         return SegmentationScores(float("nan"), float("nan"), iou)

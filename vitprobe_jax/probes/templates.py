@@ -74,7 +74,10 @@ class Templates:
         return dataclasses.replace(self, arrays=self.arrays | chosen, shots=self.shots[-1:])
 
     def margins(self, rows: Float[Array | np.ndarray, "*rows D"]) -> Float[Array, "*rows templates"]:
-        """How far raw rows lie on the positive side: `w @ z - b`, or `cosine(z, alpha) - t`.
+        """How far raw rows lie on the positive side: `w @ z - b`, or `cosine(z, alpha) - t`; a row is found at 0 or more.
+
+        Margins differ by float32 rounding between batches of different shapes. The t of cosine templates allows for that
+        (`cosine.SLACK`), so support rows that the threshold accepted are found in every batch.
 
         The last axis runs over concepts; for cosine rules over (shots, trials, concepts) flattened, in this order.
         """

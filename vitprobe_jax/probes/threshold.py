@@ -1,4 +1,7 @@
-"""The threshold of a template: where F1 is highest, exactly, of very many sets of scores at once."""
+"""The threshold of a template: where F1 is highest, exactly, of very many sets of scores at once.
+
+F1 is the plain one, 2 tp / (P + tp + fp): rows count as they come, not as if both sides were equally many.
+"""
 
 import functools
 

@@ -94,7 +94,7 @@ class CodedRows:
         cell: of each row.
         concept: of each row.
         trial: of each row.
-        scored: rows that were not skipped.
+        scored: rows that were not skipped: rows of templates without held-out positives or negatives are skipped.
         metrics: of each row, in the order of `METRICS`; NaN where skipped.
         degenerate: of each row.
         effective_shots: of each row, NaN for hyperplanes.

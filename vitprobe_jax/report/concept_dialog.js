@@ -30,7 +30,7 @@ class ConceptDialog {
     const scores = METRICS.map((metric) => make("div", {}, make("dt", {}, METRIC_TITLES[metric]), make("dd", {}, formatThousandths(results.score(metric, concept, cell)))));
     this.scores = make("div");
     this.content.replaceChildren(
-      make("p", { class: "opened" }, `${results.cellTitle(cell)}:`), make("dl", { class: "facts" }, ...scores),
+      make("p", { class: "opened" }, `${results.cellTitle(cell)}:`), make("dl", { class: "facts" }, ...scores), ...this.mining(),
       ...this.masks(), make("h3", {}, "Scores"), make("label", {}, "Metric ", this.metric), this.scores, ...this.reasons(),
     );
     this.drawScores();
@@ -38,12 +38,19 @@ class ConceptDialog {
     this.element.scrollTop = 0;
   }
 
+  mining() {
+    const entry = this.results.unminedIn(this.concept, this.cell);
+    if (!entry) return [];
+    const counts = `${plural(entry.positives, "positive")}, ${plural(entry.pool, "negative")} in the pool`;
+    return [make("p", { class: "soft" }, `Mining had no choice: ${counts}, all of which every round takes.`)];
+  }
+
   reasons() {
     const reasons = this.results.skipped.filter(({ concept }) => concept === this.concept);
     if (!reasons.length) return [];
     const sweeps = this.results.cells.sweep.names.length > 1;
     const lines = reasons.map(({ sweep, reason, rules, backbones }) => make("li", {}, `${sweeps ? `${sweep}: ` : ""}${rules} of ${backbones}: ${reason}`));
-    return [make("h3", {}, "Without a template"), make("ul", {}, ...lines)];
+    return [make("h3", {}, "Skipped"), make("ul", {}, ...lines)];
   }
 
   masks() {

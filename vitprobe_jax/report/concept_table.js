@@ -78,7 +78,16 @@ class ConceptTable {
       ...ofCells.filter(({ name }) => !first.includes(name)),
       { name: "category", title: "Category", keys: ofConcept(concepts.category.codes), numKeys: concepts.category.names.length, text: (row) => this.results.category(this.rowConcept[row]), longest: concepts.category.names },
       ...["accuracy", "precision", "recall"].map(ofMetric),
+      ...this.miningColumn(),
     ];
+  }
+
+  // Marks hyperplanes whose negative pool left mining no choice; no column where there are none.
+  miningColumn() {
+    const { results } = this;
+    if (!results.unmined.length) return [];
+    const keys = Uint32Array.from(this.rowConcept, (concept, row) => (results.unminedIn(concept, this.rowCell[row]) ? 1 : 0));
+    return [{ name: "mining", title: "Mining", keys, numKeys: 2, text: (row) => (keys[row] ? "no choice" : ""), longest: ["no choice"], descends: true }];
   }
 
   buildFilters() {

@@ -19,6 +19,10 @@ NEGATIVE, POSITIVE, LEFT_OUT = 0, 1, 2
 """Values of `Example.truth`: another concept of its category, the concept, nothing of its category."""
 
 
+PAPER_TOKENS: Mapping[Rule, Token] = {"hyperplane": "k", "cosine": "q"}
+"""The tokens of Figures 15 and 16 of the paper, at the last block; it has none of centred features."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
     """What one template found on one held-out image.
@@ -38,6 +42,8 @@ class Example:
         iou: intersection over union of found and true patches, among those that take part; in [0, 1].
         truth: of every patch: `NEGATIVE`, `POSITIVE` or `LEFT_OUT`.
         found: of every patch: 1 where the template is positive.
+        choice: why this token: `best`, the token and block of the highest mean F1 of the backbone and rule; `paper`, the
+            paper's token for the rule (`PAPER_TOKENS`) at the last probed block, kept where it is not the best.
     """
 
     kind: Literal["coverage", "iou"]
@@ -53,6 +59,7 @@ class Example:
     iou: float
     truth: UInt8[np.ndarray, "rows columns"]
     found: UInt8[np.ndarray, "rows columns"]
+    choice: Literal["best", "paper"] = "best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Examples:
     """All examples of a results folder.
 
     Attributes:
-        rows: by kind, backbone, rule and concept; `iou` ones of a template from the best image down.
+        rows: by kind, backbone, rule, choice and concept; `iou` ones of a template from the best image down.
         images: JPEG files of the images as the backbone saw them, by name.
     """
 
@@ -70,6 +77,7 @@ class Examples:
 
 _PLAIN = {
     "kind": pa.string(),
+    "choice": pa.string(),
     "backbone": pa.string(),
     "layer": pa.int32(),
     "token": pa.string(),

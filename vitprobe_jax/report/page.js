@@ -61,6 +61,17 @@ class Results {
     return names[codes[concept]];
   }
 
+  // The entry of a concept whose pool left mining no choice in a cell of hyperplanes, or undefined.
+  unminedIn(concept, cell) {
+    if (this.of("rule", cell) !== "hyperplane") return undefined;
+    if (!this.unminedOf) {
+      this.unminedOf = new Map();
+      for (const entry of this.unmined) this.unminedOf.set(entry.concept, [...(this.unminedOf.get(entry.concept) ?? []), entry]);
+    }
+    const [sweep, backbone] = [this.of("sweep", cell), this.of("backbone", cell)];
+    return this.unminedOf.get(concept)?.find((entry) => entry.sweep === sweep && entry.backbones.includes(backbone));
+  }
+
   cellTitle(cell) {
     const shots = this.of("shots", cell);
     const rule = this.of("rule", cell) + (shots === null ? "" : `, ${plural(shots, "shot")}`);

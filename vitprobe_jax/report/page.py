@@ -13,6 +13,7 @@ from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.report import answers, figures, page_data, tables
 from vitprobe_jax.report.comparison import LEVEL
 from vitprobe_jax.report.document import Picture, asset, distinct, environment, run_view, write_page
+from vitprobe_jax.report.mining import unmined_concepts
 from vitprobe_jax.report.paper import compare_with_paper
 from vitprobe_jax.report.sweep_comparison import compare_sweeps, differing_settings
 from vitprobe_jax.report.sweeps import Sweep, read_sweeps
@@ -59,7 +60,7 @@ def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool
     views = [_view(sweep, own) for sweep, own in zip(sweeps, scores, strict=True)]
     packed = page_data.pack(
         [
-            page_data.SweepScores(sweep.label, own, view["skipped"], sweep.examples)
+            page_data.SweepScores(sweep.label, own, view["skipped"], sweep.examples, view["unmined"])
             for sweep, own, view in zip(sweeps, scores, views, strict=True)
         ]
     )
@@ -77,7 +78,7 @@ def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool
         sections=_sections(pictures),
         data=packed,
         num_rows=sum(int(np.isfinite(own.scores[0]).sum()) for own in scores),
-        num_concepts=len({concept for own in scores for concept in own.concepts}),
+        num_concepts=len({concept for own in scores for concept in own.scored}),
         metrics=METRIC_TITLES,
         labels=tables.METRIC_LABELS,
         deciding=tables.DECIDING,
@@ -106,6 +107,7 @@ def _view(sweep: Sweep, scores: ConceptScores) -> dict:
         "shots": sorted({row.shots for row in rows if row.shots}),
         "trials": len(distinct(sweep.table, "trial")),
         "num_concepts": len(scores.concepts),
+        "num_probed": len(scores.scored),
         "answers": [_answer_view(one) for one in answers.answer(sweep.table)],
         "bests": list(_bests(rows)),
         "norms": tables.layer_norm_table(sweep.table).to_pylist(),
@@ -117,6 +119,7 @@ def _view(sweep: Sweep, scores: ConceptScores) -> dict:
             "Trained backbones against the untrained control": answers.against_control(sweep.table),
         },
         "skipped": tables.skipped_concepts(sweep.table),
+        "unmined": unmined_concepts(sweep.table, sweep.config),
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt16
 
 from vitprobe_jax.report.examples import Example, Examples
+from vitprobe_jax.report.mining import UnminedConcept
 from vitprobe_jax.report.tables import ConceptScores, SkippedConcept
 from vitprobe_jax.types import ALL_TOKENS, EVALUATIONS, RULES, Concept
 
@@ -33,12 +34,14 @@ class SweepScores:
         scores: of its concepts.
         skipped: its concepts without a template, and why.
         examples: images with masks, None where there are none.
+        unmined: its concepts whose negative pool leaves mining no choice.
     """
 
     label: str
     scores: ConceptScores
     skipped: Sequence[SkippedConcept]
     examples: Examples | None
+    unmined: Sequence[UnminedConcept] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,8 @@ class PageData:
     """Base64 texts; all but the images deflated (zlib).
 
     Attributes:
-        record: JSON: the names of cells and concepts, why concepts were skipped, where examples are.
+        record: JSON: the names of cells and concepts, why concepts were skipped, where mining had no choice, where
+            examples are.
         scores: thousandths [metric, concept, cell], `ABSENT` where there is none: first all lower, then all upper bytes.
         masks: a byte for each patch, example after example in rows: `Example.truth`, plus 3 where found.
         images: JPEG files one after another; their lengths are in the record.
@@ -81,6 +85,7 @@ def pack(sweeps: Sequence[SweepScores]) -> PageData:
             "category": _column([concept.category for concept in concepts], lambda name: name),
         },
         "skipped": [line for sweep in sweeps for line in _skipped(sweep, concepts)],
+        "unmined": [line for sweep in sweeps for line in _unmined(sweep, place)],
         "examples": shown,
         "images": [len(content) for content in images],
     }
@@ -133,6 +138,12 @@ def _skipped(sweep: SweepScores, concepts: Sequence[Concept]) -> Iterable[dict]:
         for concept in places.get((skipped.category, skipped.name), ()):
             where = {"rules": ", ".join(skipped.rules), "backbones": ", ".join(skipped.backbones)}
             yield {"concept": concept, "sweep": sweep.label, "reason": skipped.reason} | where
+
+
+def _unmined(sweep: SweepScores, place: Mapping[Concept, int]) -> Iterable[dict]:
+    for unmined in sweep.unmined:
+        numbers = {"positives": unmined.positives, "pool": unmined.pool, "backbones": list(unmined.backbones)}
+        yield {"concept": place[unmined.concept], "sweep": sweep.label} | numbers
 
 
 def _examples(

@@ -58,8 +58,8 @@ class Summary(CellName):
         effective_shots: support images used, mean over templates; None for hyperplanes.
         concepts: how many concepts the means are over.
         templates: how many templates: concepts times trials, less what was skipped.
-        degenerate: how many of the templates have an undefined metric, which counts as 0 in the means.
-        skipped: how many concepts have no template; they are in no mean.
+        degenerate: how many of the templates found no positive, so that precision or F1 is 0 / 0 and counts as 0.
+        skipped: how many concepts have no score: no template, or nothing to measure one on; they are in no mean.
         scores: by metric; empty where every concept was skipped.
     """
 
@@ -78,13 +78,19 @@ class ConceptScores:
     Attributes:
         cells: in the order of `summarise`, one for each of its rows.
         concepts: by category, then name, then number.
-        scores: by metric (as in `METRICS`), concept and cell; NaN where a concept has no template. In float64, so that
+        scores: by metric (as in `METRICS`), concept and cell; NaN where a concept has no score. In float64, so that
             three rounded decimals are those of the results table.
     """
 
     cells: tuple[CellName, ...]
     concepts: tuple[Concept, ...]
     scores: Float[np.ndarray, "metrics K cells"]
+
+    @property
+    def scored(self) -> tuple[Concept, ...]:
+        """The concepts that have a score in some cell: those that were probed."""
+        has_score = np.isfinite(self.scores[0]).any(axis=1)
+        return tuple(concept for concept, kept in zip(self.concepts, has_score, strict=True) if kept)
 
     def of(self, cell: CellName, metric: str) -> Float[np.ndarray, " K"]:
         """The scores of one cell, by concept; `cell` may be a `Summary`."""
@@ -105,7 +111,7 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class SkippedConcept:
-    """A concept that has no template somewhere, why, and under which rules of which backbones."""
+    """A concept that has no score somewhere, why, and under which rules of which backbones."""
 
     category: str
     name: str

@@ -58,8 +58,9 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
 
 
 def _mean(of_images: np.ndarray) -> dict[str, float]:
-    deviation = float(of_images.std(ddof=1)) if len(of_images) > 1 else 0.0
-    return {"value": float(of_images.mean()), "deviation": deviation}
+    """Mean over images, with its deviation where there are several."""
+    found = {"value": float(of_images.mean())}
+    return found | ({"deviation": float(of_images.std(ddof=1))} if len(of_images) > 1 else {})
 
 
 PART = Part("attention", "images", measure, once="x2_raw")

@@ -49,7 +49,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     row = functools.partial(bench.row, PART.name, cell)
     for name, parts in entropies.items():
         of_images = np.concatenate(parts)
-        deviation = float(of_images.std(ddof=1)) if count > 1 else 0.0
+        deviation = float(of_images.std(ddof=1)) if count > 1 else None
         rows.append(
             row(
                 method=name,

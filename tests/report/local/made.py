@@ -108,7 +108,7 @@ class Made:
         for i, (number, name, category) in enumerate(self.concepts):
             what = {"concept": number, "name": name, "category": category, "measure": "iou"}
             if i == len(self.concepts) - 1 and i:
-                yield columns | what | {"count": 0, "skipped": "no pixel carries it or is taken for it"}
+                yield columns | what | {"count": 0, "skipped": "no held-out pixel carries it"}
             else:
                 yield columns | what | {"value": self.near(base * 2 / (1 + i / 3)), "count": 40000 // (i + 1)}
 

@@ -103,7 +103,9 @@ class _Study:
                 "tokens",
                 lambda draw=draw: draw(self.table, rule=rule),
                 title=title,
-                caption=caption(f"{wording.how(rows)}; {INTERVALS}.", DASHED, wording.footnotes(rows), _paper(number)),
+                caption=caption(
+                    f"{wording.how(rows)}; {wording.spreads(rows)}.", DASHED, wording.footnotes(rows), _paper(number)
+                ),
                 alt=f"{title}. {wording.scores_in_words(rows, metrics)}",
             )
 
@@ -145,7 +147,7 @@ class _Study:
                 )
                 for metric in metrics
             )
-            how = f"{wording.how(overall, each_category=True)}; {INTERVALS}."
+            how = f"{wording.how(overall, each_category=True)}; {wording.spreads(rows)}."
             yield self.illustration(
                 f"{rule}_{draw.__name__.removeprefix('cosine_')}",
                 "categories",
@@ -243,10 +245,13 @@ class _Study:
         for category in sorted({row.category for row in largest}):
             rows = [row for own in masks.pick_over_ranks(self.table, examples, category) for row in own]
             shown, count = (len({row.concept for row in own if row.category == category}) for own in (rows, largest))
+            of_paper = {row.rule: row.token for row in rows if row.choice == "paper"}
+            named = " and ".join(f"{token} for {RULE_NAMES[rule]}" for rule, token in sorted(of_paper.items()))
+            beside = f", beside it the paper's ({named}) where it is another" if of_paper else ""
             how = (
                 f"{shown} of {wording.count_range([count])} from the best to the worst F1 (mean over backbones and rules), "
                 "each on the held-out image that it covers most of: the truth, then the best token of each backbone and "
-                "rule, with the concept's F1 over all held-out images and the IoU on this one."
+                f"rule{beside}, with the concept's F1 over all held-out images and the IoU on this one."
             )
             title = f"What templates find: {category}"
             yield self.illustration(
@@ -259,17 +264,21 @@ class _Study:
                 photographs=True,
             )
         best = [row for row in examples.rows if row.kind == "iou"]
-        for backbone, rule in dict.fromkeys((row.backbone, row.rule) for row in best):
-            rows = [row for own in masks.pick_best(self.table, examples, backbone, rule) for row in own]
+        for backbone, rule, choice in dict.fromkeys((row.backbone, row.rule, row.choice) for row in best):
+            rows = [row for own in masks.pick_best(self.table, examples, backbone, rule, choice) for row in own]
             how = (
                 f"The {masks.CONCEPTS} concepts of highest F1 under {rows[0].token} of block {rows[0].layer}, each on the "
                 f"{masks.IMAGES} held-out images of highest IoU."
             )
             title = f"Best concepts of {backbone} with {RULE_NAMES[rule]}"
+            if choice == "paper":
+                title += f" of the paper's token, {rows[0].token}"
             yield self.illustration(
-                f"best_concepts_{slug(backbone)}_{rule}",
+                f"best_concepts_{slug(backbone)}_{rule}{'_paper' if choice == 'paper' else ''}",
                 "masks",
-                lambda own=(backbone, rule): masks.best_concepts(self.table, examples, backbone=own[0], rule=own[1]),
+                lambda own=(backbone, rule, choice): masks.best_concepts(
+                    self.table, examples, backbone=own[0], rule=own[1], choice=own[2]
+                ),
                 title=title,
                 caption=caption(how, painted, _paper(None if rule == "cosine_centered" else "Figure 16")),
                 alt=f"{title}, on photographs. {wording.iou_in_words(rows)}",

@@ -16,6 +16,7 @@ from vitprobe_jax.report.figures.selection import (
     score_of,
     study_of,
     tokens_of,
+    trials_differ,
 )
 from vitprobe_jax.report.tables import METRIC_LABELS, Summary, summarise, summarise_by_category
 from vitprobe_jax.types import Rule, Task
@@ -43,7 +44,11 @@ def cosine_by_category(
     layer: int | None = None,
     shots: int | None = None,
 ) -> Figure:
-    """Accuracy and F1 of cosine templates of every category, from the most shots: Figure 13 (segmentation)."""
+    """Accuracy and F1 of cosine templates of every category, from the most shots: Figure 13 (segmentation).
+
+    The paper's error bars, one standard deviation over trials, are the thick lines; the thin ones are intervals over
+    concepts.
+    """
     return scores_by_category(table, ("accuracy", "f1"), task=task, rule=rule, layer=layer, shots=shots)
 
 
@@ -59,7 +64,8 @@ def scores_by_category(
     """A panel for each backbone and metric, a line for each category, in it a point for each token.
 
     Points are means over the concepts of the category, whiskers their 95% bootstrap intervals; beside a category's name
-    stands its number of concepts. Where all of them were skipped the point is missing.
+    stands its number of concepts. Where there are several trials, a thick line reaches one sample standard deviation over
+    trials, of the mean over the category's concepts, to both sides. Where all of them were skipped the point is missing.
 
     Args:
         table: results; of one data set for each task.
@@ -92,8 +98,9 @@ def scores_by_category(
         flat = [panels[0] for panels in grid]
         grid = [flat[at : at + 2] for at in range(0, len(flat), 2)]
     lines = [f"{category} ({max(row.concepts for row in own)})" for category, own in by_category.items()]
-    keys = [*(style.points_key(mark, line=False) for mark in marks.values()), style.reference_key()]
-    return point_panels(grid, lines, list(marks.values()), keys=keys)
+    spread = trials_differ(rows)
+    keys = [*(style.points_key(mark, line=False) for mark in marks.values()), *(style.spread_keys() if spread else [])]
+    return point_panels(grid, lines, list(marks.values()), keys=[*keys, style.reference_key()], deviations=spread)
 
 
 def category_rows(

@@ -29,15 +29,16 @@ def mask_examples(table: pa.Table, examples: Examples, *, category: str) -> Figu
     """Five concepts of a category from the best to the worst F1, each on one image: Figure 15.
 
     The image is the held-out one that the concept covers most of; the truth stands first, then what the best token of
-    each backbone and rule found, with the concept's F1 there (mean over trials) and the IoU on this image. What
+    each backbone and rule found, and beside it what the paper's token found where it is another one, with the concept's F1
+    there (mean over trials) and the IoU on this image. What
     is positive keeps its colours within a line, the rest is dim, and what takes no part is veiled: nothing of the
     category is annotated there.
 
     Args:
         table: results that the examples belong to.
         examples: of the same sweep.
-        category: of the concepts. They are ranked by mean F1 over the backbones and rules; the five stand at equal
-            distances in that ranking.
+        category: of the concepts. They are ranked by mean F1 of the best tokens over the backbones and rules; the five
+            stand at equal distances in that ranking.
 
     Raises:
         InputError: no example of the category, or examples of other results.
@@ -46,44 +47,62 @@ def mask_examples(table: pa.Table, examples: Examples, *, category: str) -> Figu
     picked = pick_over_ranks(table, examples, category)
     rows = [row for own in picked for row in own]
     order = backbones_of(summarise(table))
-    templates = sorted(
-        {(row.backbone, row.rule) for row in rows}, key=lambda own: (order.index(own[0]), RULES.index(own[1]))
-    )
+    backbones = sorted({row.backbone for row in rows}, key=order.index)
+    # Every backbone has the same columns.
+    columns = sorted({(row.rule, row.choice) for row in rows}, key=lambda own: (RULES.index(own[0]), own[1]))
+    cells = {(row.backbone, row.rule, row.choice): (row.layer, row.token) for row in rows}
     scores = concept_f1(table, rows)
+    across = _columns_across(len(columns))
     blocks = []
     for own in picked:
         truth = paint(_photograph(examples, own[0]), own[0].truth == POSITIVE, own[0].truth == LEFT_OUT)
         tiles = [Tile(truth, ("truth",), ())]
-        found = {(row.backbone, row.rule): row for row in own}
-        for backbone, rule in templates:
-            row, head = found.get((backbone, rule)), (backbone, _HEADS[rule])
-            if row is None:
-                tiles.append(Tile(None, head, ("skipped",)))
-            else:
-                below = f"F1 {scores[_place(row)]:.2f}, IoU {row.iou:.2f}"
-                tiles.append(Tile(_painted(examples, row), head, (below,)))
+        found = {(row.backbone, row.rule, row.choice): row for row in own}
+        for backbone in backbones:
+            for rule, choice in columns:
+                row, cell = found.get((backbone, rule, choice)), cells.get((backbone, rule, choice))
+                head = (backbone, f"{_HEADS[rule]}{' (paper)' if choice == 'paper' else ''}", _cell_words(cell))
+                if row is None:
+                    # A paper's token that no example has is the best one, or has no template.
+                    reason = "the same token" if cell is None and choice == "paper" else "skipped"
+                    tiles.append(Tile(None, head, (reason,)))
+                else:
+                    below = f"F1 {scores[_place(row)]:.2f}, IoU {row.iou:.2f}"
+                    tiles.append(Tile(_painted(examples, row), head, (below,)))
+            tiles += [Tile(None, (), ())] * (-len(columns) % across if len(columns) > across else 0)
         blocks.append(Block(own[0].name, tiles))
-    num_rules = len({rule for _, rule in templates})
-    # Whole backbones in a line: with two rules two of them, with three one.
-    return tile_figure(blocks, pinned=num_rules * max(1, 4 // num_rules))
+    return tile_figure(blocks, pinned=across)
 
 
-def best_concepts(table: pa.Table, examples: Examples, *, backbone: str, rule: Rule = "hyperplane") -> Figure:
+def _columns_across(columns: int) -> int:
+    """Tiles in a line beside the truth: whole backbones up to four tiles, or halves of one backbone."""
+    return columns * max(1, 4 // columns) if columns <= 4 else -(-columns // 2)
+
+
+def _cell_words(cell: tuple[int, str] | None) -> str:
+    """Token and block over a tile."""
+    return f"{cell[1]}, block {cell[0]}" if cell else ""
+
+
+def best_concepts(
+    table: pa.Table, examples: Examples, *, backbone: str, rule: Rule = "hyperplane", choice: str = "best"
+) -> Figure:
     """The five best concepts of a backbone and rule by F1, each on the five images of highest IoU: Figure 16.
 
-    Painted is what the backbone's best token under the rule found, as in `mask_examples`.
+    Painted is what the backbone's best token under the rule, or the paper's, found, as in `mask_examples`.
 
     Args:
         table: results that the examples belong to.
         examples: of the same sweep.
         backbone: its name.
         rule: decision rule.
+        choice: `best` for the best token, `paper` for the paper's where it is another one.
 
     Raises:
         InputError: no such example, or examples of other results.
     """
     table = study_of(table, "segmentation")
-    picked = pick_best(table, examples, backbone, rule)
+    picked = pick_best(table, examples, backbone, rule, choice)
     scores = concept_f1(table, [own[0] for own in picked])
     blocks = [
         Block(
@@ -96,12 +115,12 @@ def best_concepts(table: pa.Table, examples: Examples, *, backbone: str, rule: R
 
 
 def of_best_backbones(table: pa.Table, examples: Examples) -> Examples:
-    """The examples of the `BACKBONES` backbones with the highest F1: means over their concepts that are shown and all rules.
+    """The examples of the `BACKBONES` backbones whose best tokens have the highest mean F1 over shown concepts and rules.
 
     Raises:
         InputError: examples of other results.
     """
-    rows = [row for row in examples.rows if row.kind == "coverage"]
+    rows = [row for row in examples.rows if (row.kind, row.choice) == ("coverage", "best")]
     if len({row.backbone for row in rows}) <= BACKBONES:
         return examples
     scores, by_backbone = concept_f1(table, rows), defaultdict(list)
@@ -120,23 +139,27 @@ def pick_over_ranks(table: pa.Table, examples: Examples, category: str) -> list[
     rows = [row for row in examples.rows if row.kind == "coverage" and row.category == category]
     if not rows:
         raise InputError(f"no example of category {category!r}; {_MEND}")
-    scores = concept_f1(table, rows)
-    groups = _by_concept(rows)
-    mean = {concept: np.mean([scores[_place(row)] for row in own]) for concept, own in groups.items()}
-    ranked = sorted(groups, key=lambda concept: (-mean[concept], concept))
+    best = [row for row in rows if row.choice == "best"]
+    scores, groups = concept_f1(table, best), _by_concept(rows)
+    mean = {concept: np.mean([scores[_place(row)] for row in own]) for concept, own in _by_concept(best).items()}
+    ranked = sorted(mean, key=lambda concept: (-mean[concept], concept))
     places = np.unique(np.linspace(0, len(ranked) - 1, CONCEPTS).round().astype(int))
     return [groups[ranked[place]] for place in places]
 
 
-def pick_best(table: pa.Table, examples: Examples, backbone: str, rule: Rule) -> list[list[Example]]:
+def pick_best(
+    table: pa.Table, examples: Examples, backbone: str, rule: Rule, choice: str = "best"
+) -> list[list[Example]]:
     """What `best_concepts` shows: the examples of each concept.
 
     Raises:
         InputError: as there.
     """
-    rows = [row for row in examples.rows if (row.kind, row.backbone, row.rule) == ("iou", backbone, rule)]
+    wanted = ("iou", backbone, rule, choice)
+    rows = [row for row in examples.rows if (row.kind, row.backbone, row.rule, row.choice) == wanted]
     if not rows:
-        raise InputError(f"no example of {backbone} with the rule {rule}; {_MEND}")
+        of_paper = " and the paper's token" if choice == "paper" else ""
+        raise InputError(f"no example of {backbone} with the rule {rule}{of_paper}; {_MEND}")
     scores = concept_f1(table, rows)
     groups = _by_concept(rows)
     ranked = sorted(groups, key=lambda concept: (-scores[_place(groups[concept][0])], concept))

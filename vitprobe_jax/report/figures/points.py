@@ -41,6 +41,7 @@ def point_panels(
     *,
     keys: Sequence = (),
     connect: bool = False,
+    deviations: bool = False,
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
     """Panels in a grid, with the same lines from top to bottom in each; panels that measure the same share their axis.
@@ -51,6 +52,7 @@ def point_panels(
         series: the points in every line, from top to bottom.
         keys: the legend's entries.
         connect: join the points of a line.
+        deviations: draw the standard deviations over trials of scores that have one, as thick lines.
         limits: what no axis goes beyond.
     """
     num_rows, num_columns = len(grid_of_panels), max(map(len, grid_of_panels))
@@ -72,7 +74,7 @@ def point_panels(
             if j >= len(row):
                 style.hide([axes])
                 continue
-            _draw(axes, row[j], series, connect)
+            _draw(axes, row[j], series, connect, deviations)
             axes.set_yticks(range(len(lines)), names if j == 0 else [""] * len(lines), parse_math=False)
             axes.tick_params(axis="y", length=0, labelsize=style.MEDIUM)
             axes.set_ylim(len(lines) - 0.5, -0.5)
@@ -85,7 +87,7 @@ def point_panels(
     return figure
 
 
-def _draw(axes: Axes, panel: Panel, series: Sequence[style.Mark], connect: bool) -> None:
+def _draw(axes: Axes, panel: Panel, series: Sequence[style.Mark], connect: bool, deviations: bool) -> None:
     offsets = (np.arange(len(series)) - (len(series) - 1) / 2) * 0.8 / max(len(series), 1)
     num_lines = len(panel.values[0])
     for line in range(0, num_lines, 2):
@@ -104,6 +106,17 @@ def _draw(axes: Axes, panel: Panel, series: Sequence[style.Mark], connect: bool)
         axes.hlines(
             y, [score.low for _, score in shown], [score.high for _, score in shown], color=mark.colour, linewidth=1.3
         )
+        if deviations:
+            spread = [(place, score) for place, score in shown if score.deviation is not None]
+            axes.hlines(
+                [place for place, _ in spread],
+                [score.mean - score.deviation for _, score in spread],
+                [score.mean + score.deviation for _, score in spread],
+                color=mark.colour,
+                linewidth=style.THICK,
+                alpha=0.5,
+                label=style.OVER_TRIALS,
+            )
         axes.plot(means, y, linestyle="none", label=mark.label, **mark.points)
     panel.reference(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

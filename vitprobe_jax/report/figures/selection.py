@@ -101,6 +101,11 @@ def lookup(rows: Sequence[Summary], *fields: str) -> dict[tuple, Summary]:
     return found
 
 
+def trials_differ(rows: Iterable[Summary]) -> bool:
+    """Whether some rows are of few-shot templates whose scores have a deviation over trials."""
+    return any(row.shots and any(score.deviation is not None for score in row.scores.values()) for row in rows)
+
+
 def score_of(row: Summary | None, metric: str) -> Score | None:
     """The score, None where there is no such cell or every concept was skipped."""
     return row.scores[metric] if row is not None and row.scores else None

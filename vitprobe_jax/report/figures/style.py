@@ -30,6 +30,8 @@ SMALL, MEDIUM = 8.0, 9.0
 ALWAYS_POSITIVE = {"accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3}
 """The metrics of a template with TPR = FPR = 1. No token that carries a concept should fall below its F1."""
 REFERENCE = "always positive"
+OVER_CONCEPTS, OVER_TRIALS = "95% interval over concepts", "std over trials"
+THICK = 4.0  # points: the standard deviation over trials, under or over the thin interval over concepts
 
 TOKEN_COLOURS: dict[Token, str] = {
     "q": "#0072B2",
@@ -143,6 +145,12 @@ def bar_key(mark: Mark) -> Patch:
 def points_key(mark: Mark, *, line: bool) -> Line2D:
     """A legend's entry of points, on a line or alone."""
     return Line2D([], [], label=mark.label, linestyle="-" if line else "none", linewidth=1.6, **mark.points)
+
+
+def spread_keys() -> list[Line2D]:
+    """The legend's entries of the thin intervals over concepts and the thick deviations over trials."""
+    spreads = ((OVER_CONCEPTS, 1.1), (OVER_TRIALS, THICK))
+    return [Line2D([], [], label=label, color=INK, linewidth=width, solid_capstyle="butt") for label, width in spreads]
 
 
 def reference_key() -> Line2D:

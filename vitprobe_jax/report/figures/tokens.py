@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitprobe_jax.report.figures import style
-from vitprobe_jax.report.figures.selection import choose, lookup, score_of, study_of, tokens_of
+from vitprobe_jax.report.figures.selection import choose, lookup, score_of, study_of, tokens_of, trials_differ
 from vitprobe_jax.report.tables import METRIC_LABELS, Summary, summarise
 from vitprobe_jax.types import Rule, Task
 
@@ -57,7 +57,11 @@ def cosine_by_token(
     layer: int | None = None,
     shots: int | None = None,
 ) -> Figure:
-    """All four metrics of cosine templates from the most shots: Figures 7 (classification) and 12 (segmentation)."""
+    """All four metrics of cosine templates from the most shots: Figures 7 (classification) and 12 (segmentation).
+
+    The paper's error bars, one standard deviation over trials, are the thick lines; the thin ones are intervals over
+    concepts.
+    """
     return scores_by_token(
         table, ("accuracy", "f1", "precision", "recall"), task=task, rule=rule, layer=layer, shots=shots
     )
@@ -75,7 +79,8 @@ def scores_by_token(
     """A panel for each metric, a group of bars for each token, a bar for each backbone.
 
     Bars are means over concepts, whiskers their 95% bootstrap intervals, the numbers above them the means again where
-    there is room. A dash stands for a cell where every concept was skipped. Controls are hollow.
+    there is room. Where there are several trials, a thick line reaches one sample standard deviation over trials, of the
+    mean over concepts, to both sides. A dash stands for a cell where every concept was skipped. Controls are hollow.
 
     Args:
         table: results; of one data set for each task.
@@ -108,7 +113,11 @@ def scores_by_token(
         left=_LEFT,
         bottom=0.32,
         top={0: 0.2, 90: 0.36, None: 0.12}[angle],
-        keys=[*map(style.bar_key, marks.values()), style.reference_key()],
+        keys=[
+            *map(style.bar_key, marks.values()),
+            *(style.spread_keys() if trials_differ(rows) else []),
+            style.reference_key(),
+        ],
         width=width,
     )
     for axes, metric in zip(grid.flat, metrics, strict=True):
@@ -126,8 +135,23 @@ def _bars(axes: Axes, rows: Sequence[Summary], metric: str, marks: dict[str, sty
         shown = [(place, score) for place, score in zip(places, scores, strict=True) if score]
         x, heights = [place for place, _ in shown], [score.mean for _, score in shown]
         axes.bar(x, heights, width=0.9 * width, label=mark.label, **mark.bar)
+        # Side by side where both are drawn: the thick line would hide a shorter thin one.
+        aside = 0.16 * width if trials_differ(rows) else 0.0
         axes.vlines(
-            x, [score.low for _, score in shown], [score.high for _, score in shown], color=style.INK, linewidth=1.1
+            [place - aside for place in x],
+            [score.low for _, score in shown],
+            [score.high for _, score in shown],
+            color=style.INK,
+            linewidth=1.1,
+        )
+        spread = [(place, score) for place, score in shown if aside and score.deviation is not None]
+        axes.vlines(
+            [place + aside for place, _ in spread],
+            [score.mean - score.deviation for _, score in spread],
+            [score.mean + score.deviation for _, score in spread],
+            color=style.INK,
+            linewidth=style.THICK,
+            label=style.OVER_TRIALS,
         )
         if angle is None:
             continue

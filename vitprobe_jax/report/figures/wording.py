@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from vitprobe_jax.report.examples import Example
-from vitprobe_jax.report.figures.selection import backbones_of, tokens_of
+from vitprobe_jax.report.figures.selection import backbones_of, tokens_of, trials_differ
 from vitprobe_jax.report.tables import METRIC_LABELS, Summary
 from vitprobe_jax.types import Rule
 
 INTERVALS = "whiskers: 95% bootstrap intervals over concepts"
+THICK = "thick: one standard deviation over trials, of the mean over concepts, to both sides, as in the paper"
 DASHED = "Dashed: a template that is positive everywhere."
 RULE_NAMES: Mapping[Rule, str] = {
     "hyperplane": "hyperplane templates",
@@ -27,6 +28,11 @@ def how(rows: Sequence[Summary], *, each_category: bool = False, every_layer: bo
     )
     mean = f"Mean over {trials} trials, then unweighted over" if trials > 1 else "Unweighted mean over"
     return f"{mean} {over}, {place(rows, every_layer=every_layer)}"
+
+
+def spreads(rows: Iterable[Summary]) -> str:
+    """What the thin and thick lines of bars and points are, without a full stop."""
+    return f"{INTERVALS}; {THICK}" if trials_differ(rows) else INTERVALS
 
 
 def place(rows: Sequence[Summary], *, every_layer: bool = False) -> str:
@@ -59,7 +65,9 @@ def footnotes(rows: Iterable[Summary]) -> str:
         said.append("Where a mark is missing, every concept was skipped.")
     templates, degenerate = (sum(getattr(row, name) for row in rows) for name in ("templates", "degenerate"))
     if degenerate:
-        said.append(f"{degenerate:,} of {templates:,} templates have an undefined metric, which counts as 0.")
+        said.append(
+            f"{degenerate:,} of {templates:,} templates find no positive; their undefined precision or F1 counts as 0."
+        )
     return " ".join(said)
 
 
@@ -96,16 +104,18 @@ def extremes_in_words(rows: Iterable[Summary], metric: str) -> str:
 
 
 def iou_in_words(rows: Iterable[Example]) -> str:
-    """Which concepts examples are of, and their IoU by backbone and rule."""
-    groups: dict[tuple[str, str], list[Example]] = {}
+    """Which concepts examples are of, and their IoU by backbone, rule and choice of the token."""
+    groups: dict[tuple[str, str, str], list[Example]] = {}
     for row in rows:
-        groups.setdefault((row.backbone, row.rule), []).append(row)
+        groups.setdefault((row.backbone, row.rule, row.choice), []).append(row)
     names = dict.fromkeys(row.name for own in groups.values() for row in own)
     said = []
-    for (backbone, rule), own in groups.items():
+    for (backbone, rule, choice), own in groups.items():
         values = [row.iou for row in own]
         mean = sum(values) / len(values)
-        said.append(f"{backbone} with {RULE_NAMES[rule]} {mean:.3f} ({min(values):.3f} to {max(values):.3f})")
+        of_paper = f" of the paper's token {own[0].token}" if choice == "paper" else ""
+        template = f"{backbone} with {RULE_NAMES[rule]}{of_paper}"
+        said.append(f"{template} {mean:.3f} ({min(values):.3f} to {max(values):.3f})")
     return f"Concepts: {', '.join(names)}. Mean IoU: {'; '.join(said)}."
 
 
