@@ -219,7 +219,7 @@ def plan(
     layouts = [layout for wave in waves for layout in wave.layouts]
     num_concepts = len(layouts[0].n_pos)
     num_dense = max(int(layout.num_dense) for layout in layouts)
-    fitting = max(1, min(half // (4 * rows_scored(table.rows)), num_dense))
+    fitting = max(1, min(half // (4 * rows_scored(table.rows)), num_concepts if num_dense else 1))
     return waves, max(c for c in range(1, fitting + 1) if num_concepts % c == 0)
 
 

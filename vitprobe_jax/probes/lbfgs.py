@@ -101,7 +101,7 @@ def minimise(
     One that has converged, or that float32 takes no further, is left as it is while others go on.
 
     Args:
-        problems: the rows; a regression without rows converges at once.
+        problems: the rows; a regression without rows is left as it is.
         w: weights to start from.
         b: thresholds to start from.
         basis: preconditioner, see `standardize.Coordinates`.
@@ -116,7 +116,8 @@ def minimise(
         """Sums over the rows of each regression, tile after tile."""
         return jax.ops.segment_sum(jnp.sum(of_rows, axis=-1), slot, num, indices_are_sorted=True)
 
-    count = jnp.maximum(per_problem(real), 1)
+    count = per_problem(real)
+    has_rows, count = count > 0, jnp.maximum(count, 1)
     share = (real / count[slot][:, None]).astype(jnp.float32)
     mean = problems.pull(share)
     dot = lambda a, b: jnp.einsum("cv,cv->c", a, b, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
@@ -157,7 +158,7 @@ def minimise(
 
     def goes_on(state):
         gap = dot(state.gradient, state.gradient) / 2
-        return ~(gap <= tolerance * state.objective) & ~state.stuck
+        return ~(gap <= tolerance * state.objective) & ~state.stuck & has_rows
 
     def iterate(carry):
         number, state = carry
