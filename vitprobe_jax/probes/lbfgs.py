@@ -140,7 +140,9 @@ def minimise(
         def slopes(a):
             p = jax.nn.sigmoid(u + at_rows(a) * q)
             first, second = share * (p - y) * q, share * p * (1 - p) * q**2
-            return per_problem(first) + penalty * (dot(dw, w) + a * dot(dw, dw)), per_problem(second) + penalty * dot(dw, dw)
+            return per_problem(first) + penalty * (dot(dw, w) + a * dot(dw, dw)), per_problem(second) + penalty * dot(
+                dw, dw
+            )
 
         def step(carry, _):
             a, low, high, best, flattest = carry
