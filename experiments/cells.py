@@ -42,6 +42,7 @@ class Design:
     """All that is drawn before any feature is seen: the same for every token and layer of a grid.
 
     Attributes:
+        seed: by which everything is drawn.
         labels: of the training rows.
         pools: of the hyperplane rule, one a concept.
         support: of the cosine rules, which draw alike.
@@ -50,6 +51,7 @@ class Design:
         n_neg_test: held-out rows that carry another concept of its category.
     """
 
+    seed: int
     labels: LabelTable
     pools: list[RowPool]
     support: ImageDraw
@@ -59,10 +61,11 @@ class Design:
 
     @classmethod
     def draw(cls, train: LabelTable, val: LabelTable, config: SweepConfig) -> "Design":
-        """Draws pools, support sets and queries by the run's seed."""
+        """Draws pools, support sets and queries by the configuration's seed."""
         n_pos_test = np.array([len(rows) for rows in rows_by_concept(val)])
         members = np.array([val.in_category(c).sum() for c in range(len(val.categories))], int)
         return cls(
+            seed=config.seed,
             labels=train,
             pools=draw_pools(train, ratio=config.hyperplane.pool_ratio, seed=config.seed),
             support=draw_support(train, shots=max(config.shots), trials=config.trials, seed=config.seed),
@@ -88,7 +91,7 @@ class Design:
 
 @dataclasses.dataclass(frozen=True)
 class SweepCell:
-    """A token of a layer of a backbone, with its tables on the devices.
+    """A token of a layer of a backbone, with its tables on the devices, under one seed: `config.seed`, that of `design`.
 
     With `--drop_features` the backbone is the variant that has its own name (`moments.variant_name`). Its tables are those
     of the whole backbone; features are left out by the feature norm.
@@ -243,6 +246,7 @@ class SweepCell:
             "token": token,
             "rule": rule,
             "evaluation": evaluation or ("patch" if self.config.task == "segmentation" else "image"),
+            "seed": self.config.seed,
             "shots": None,
             "trial": None,
             "effective_shots": None,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -465,3 +466,78 @@ def test_few_positives_and_other_limits_are_skipped_rows(tmp_path):
     assert all(row["skipped"] for row in rows)
     assert any("fewer than --min_positives=1000000" in row["skipped"] for row in rows)
     assert Path(config.out / "report" / "index.html").exists()
+
+
+SEEDED = ("--tokens=k", "--rules=hyperplane,cosine", "--nopixel_level", "--noexamples", "--max_images=40")
+
+
+@pytest.fixture(scope="module")
+def of_seeds(tmp_path_factory):
+    """A sweep of the seeds 3 and 4, whose images are those that 3 draws."""
+    config = shapes_config(tmp_path_factory.mktemp("seeds") / "out", *SEEDED, "--seed=3", "--seeds=2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "write_report", lambda out: out / "none.html")
+        run_sweep(config)
+    return config, read_table(config.out / "results.parquet").to_pylist()
+
+
+@pytest.mark.usefixtures("without_page")
+def test_each_seed_has_its_own_draws_and_fits_on_the_same_features(of_seeds, tmp_path):
+    config, rows = of_seeds
+    first, second = ([row for row in rows if row["seed"] == seed] for seed in (3, 4))
+    assert len(first) + len(second) == len(rows)
+    cell = ("layer", "token", "rule", "shots", "trial", "concept", "category", "skipped")
+    assert [[row[name] for name in cell] for row in first] == [[row[name] for name in cell] for row in second]
+    # What is no draw is the same: the rows of images that 3 drew.
+    planes = [[row for row in own if row["rule"] == "hyperplane"] for own in (first, second)]
+    counts = ("n_pos_train", "n_neg_train", "n_pos_test", "n_neg_test")
+    assert [[row[name] for name in counts] for row in planes[0]] == [
+        [row[name] for name in counts] for row in planes[1]
+    ]
+    # Concepts with no more images than shots have one support set, whatever the seed.
+    for rule, share in (("hyperplane", 0.9), ("cosine", 0.5)):
+        thresholds = [
+            [row["threshold"] for row in own if row["rule"] == rule and not row["skipped"]] for own in (first, second)
+        ]
+        assert np.mean(np.array(thresholds[0]) != np.array(thresholds[1])) > share
+    # The first seed is a sweep of its own: the same rows and templates.
+    alone = dataclasses.replace(config, seeds=1, out=type(config.out)(tmp_path / "alone"))
+    run_sweep(alone)
+    assert read_table(alone.out / "results.parquet").to_pylist() == first
+    for path in (Path(alone.out) / "templates").rglob("*.*"):
+        assert (config.out / path.relative_to(alone.out)).read_bytes() == path.read_bytes()
+    assert len(list((Path(config.out) / "templates").rglob("*.*"))) == 2
+    notes = json.loads((config.out / "run.json").read_text())["notes"]
+    assert any(note.startswith("--seeds=2: draws and fits are repeated for the seeds 3 to 4") for note in notes)
+
+
+@pytest.mark.usefixtures("without_page")
+@pytest.mark.parametrize("rest", ["3_k_cosine_seed4", "3_k_hyperplane", None])
+def test_a_resumed_sweep_of_seeds_ends_in_the_same_bytes(of_seeds, tmp_path, rest):
+    """It was stopped after the draws of one seed or before the last fit, or has nothing left to do."""
+    config, _ = of_seeds
+    out = tmp_path / "out"
+    shutil.copytree(config.out, out)
+    if rest:
+        (out / "cells" / "untrained_dino_tiny" / f"{rest}.parquet").unlink()
+        (out / "results.parquet").unlink()
+    run_sweep(dataclasses.replace(config, out=type(config.out)(out), resume=True))
+    for path in [*Path(config.out).rglob("*.parquet"), *(Path(config.out) / "templates").rglob("*.*")]:
+        assert (out / path.relative_to(config.out)).read_bytes() == path.read_bytes(), path
+
+
+def test_a_dry_run_counts_the_fits_of_all_seeds(of_seeds, tmp_path, capsys):
+    config, _ = of_seeds
+    run_sweep(dataclasses.replace(config, out=type(config.out)(tmp_path / "out"), dry_run=True))
+    text = capsys.readouterr().out
+    # 40 images at most of each split; they are extracted once.
+    assert "1 pass over the images, 56 images in all" in text
+    assert "4 fits: each pair under each rule and seed" in text
+
+
+@pytest.mark.parametrize(("seed", "seeds"), [(0, 0), (2**32 - 1, 2), (5, -1)])
+def test_seeds_beyond_what_a_generator_takes_are_refused(tmp_path, seed, seeds):
+    with pytest.raises(InputError, match="--seeds: must be at least 1"):
+        shapes_config(tmp_path / "out", f"--seed={seed}", f"--seeds={seeds}")
+    last = shapes_config(tmp_path / "out", f"--seed={2**32 - 2}", "--seeds=2").by_seed()
+    assert [seeded.seed for seeded in last] == [2**32 - 2, 2**32 - 1]

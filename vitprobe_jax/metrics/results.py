@@ -24,6 +24,7 @@ SCHEMA = pa.schema(
         ("token", pa.string()),
         ("rule", pa.string()),
         ("evaluation", pa.string()),
+        ("seed", pa.int64()),
         ("shots", pa.int32()),
         ("trial", pa.int32()),
         ("effective_shots", pa.int32()),
@@ -40,7 +41,8 @@ SCHEMA = pa.schema(
         ("skipped", pa.string()),
     ]
 )
-"""One row per template and metric set: `evaluation` tells what was counted (`types.Evaluation`). `shots`, `trial` and
+"""One row per template and metric set: `evaluation` tells what was counted (`types.Evaluation`), `seed` which draw of pools,
+support sets and queries the template was fitted and tested on. `shots`, `trial` and
 `effective_shots` are null for hyperplanes. A skipped row has its reason in `skipped` and nulls for threshold and metrics;
 every other row has null in `skipped` and finite numbers."""
 
