@@ -129,17 +129,17 @@ def mean_intervals(
         Zou and Donner, Construction of confidence limits about effect measures: a general approach, Statistics in Medicine
         27 (2008).
     """
-    scores = seed_means(values)
+    scores = nanmeans(values)
     low, high = bootstrap_means(scores, seed=seed, resamples=resamples, level=level)
     if values.shape[2] == 1:
         return low, high
-    means = seed_means(scores.T)
+    means = nanmeans(scores.T)
     error, freedom = _seed_errors(values)
     margin = np.where(freedom > 0, special.stdtrit(np.maximum(freedom, 1), (1 + level) / 2) * error, 0.0)
     return means - np.hypot(means - low, margin), means + np.hypot(high - means, margin)
 
 
-def seed_means(values: Float[np.ndarray, "*cells seeds"]) -> Float[np.ndarray, "*cells"]:
+def nanmeans(values: Float[np.ndarray, "*cells n"]) -> Float[np.ndarray, "*cells"]:
     """Means over the last axis, over the values that there are; NaN where there is none."""
     known = ~np.isnan(values)
     count = known.sum(axis=-1)
@@ -155,9 +155,9 @@ def _seed_errors(
     present = known.any(axis=0)
     complete = (known | ~present).all(axis=2) & known.any(axis=2)
     counted = known & (complete | ~complete.any(axis=0))[:, :, None]
-    means = seed_means(np.moveaxis(np.where(counted, values, np.nan), 0, 2))
+    means = nanmeans(np.moveaxis(np.where(counted, values, np.nan), 0, 2))
     count = present.sum(axis=1)
-    squares = np.nansum((means - seed_means(means)[:, None]) ** 2, axis=1)
+    squares = np.nansum((means - nanmeans(means)[:, None]) ** 2, axis=1)
     return np.sqrt(squares / np.maximum(count * (count - 1), 1)), np.maximum(count - 1.0, 0.0)
 
 
@@ -179,7 +179,7 @@ def paired_tests(
     """
     differences = np.round(first - second, _DECIMALS).reshape(*first.shape[:2], *(first.shape[2:] or (1,)))
     low, high = mean_intervals(differences, seed=seed)
-    columns = np.round(seed_means(differences), _DECIMALS)
+    columns = np.round(nanmeans(differences), _DECIMALS)
     several = differences.shape[2] > 1
     over_both = _two_way_p_values(columns, differences) if several else np.zeros(columns.shape[1])
     tests = []
@@ -199,7 +199,7 @@ def _two_way_p_values(
 ) -> Float[np.ndarray, " pairs"]:
     """Min F' of `paired_tests`."""
     count = np.sum(~np.isnan(means), axis=0)
-    mean = np.nan_to_num(seed_means(means.T))
+    mean = np.nan_to_num(nanmeans(means.T))
     concept_freedom = np.maximum(count - 1.0, 1.0)
     of_concepts = np.nansum((means - mean) ** 2, axis=0) / (concept_freedom * np.maximum(count, 1))
     error, seed_freedom = _seed_errors(differences)

@@ -69,6 +69,7 @@ def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool
     return template.render(
         sweeps=views,
         several=several,
+        seeded=any(len(view["seeds"]) > 1 for view in views),
         datasets=list(dict.fromkeys(name for view in views for name in view["datasets"])),
         controls={name for view in views for name in view["controls"]},
         differences=compare_sweeps([sweep.label for sweep in sweeps], scores) if several else [],
@@ -105,6 +106,7 @@ def _view(sweep: Sweep, scores: ConceptScores) -> dict:
         "rules": sorted({row.rule for row in rows}, key=RULES.index),
         "shots": sorted({row.shots for row in rows if row.shots}),
         "trials": len(distinct(sweep.table, "trial")),
+        "seeds": sorted(distinct(sweep.table, "seed")),
         "num_concepts": len(scores.concepts),
         "answers": [_answer_view(one) for one in answers.answer(sweep.table)],
         "bests": list(_bests(rows)),

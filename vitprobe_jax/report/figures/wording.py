@@ -7,7 +7,6 @@ from vitprobe_jax.report.figures.selection import backbones_of, tokens_of
 from vitprobe_jax.report.tables import METRIC_LABELS, Summary
 from vitprobe_jax.types import Rule
 
-INTERVALS = "whiskers: 95% bootstrap intervals over concepts"
 DASHED = "Dashed: a template that is positive everywhere."
 RULE_NAMES: Mapping[Rule, str] = {
     "hyperplane": "hyperplane templates",
@@ -19,14 +18,28 @@ _SPOKEN = 24  # numbers of an alternative text; of more, the extremes
 
 def how(rows: Sequence[Summary], *, each_category: bool = False, every_layer: bool = False) -> str:
     """What the numbers of some rows are means of, and where: the beginning of a caption, without a full stop."""
-    trials = max((row.templates // row.concepts for row in rows if row.concepts), default=1)
+    trials = max((row.templates // (row.concepts * row.seeds) for row in rows if row.concepts), default=1)
+    seeds = max((row.seeds for row in rows), default=1)
     over = (
         "the concepts of each category (their number in brackets)"
         if each_category
         else count_range(row.concepts for row in rows if row.scores)
     )
-    mean = f"Mean over {trials} trials, then unweighted over" if trials > 1 else "Unweighted mean over"
+    draws = [f"{number} {unit}" for number, unit in ((trials, "trials"), (seeds, "seeds")) if number > 1]
+    mean = f"Mean over {' and '.join(draws)}, then unweighted over" if draws else "Unweighted mean over"
     return f"{mean} {over}, {place(rows, every_layer=every_layer)}"
+
+
+def how_sure(rows: Sequence[Summary]) -> str:
+    """`how` and `intervals` as one sentence."""
+    return f"{how(rows)}; {intervals(rows)}."
+
+
+def intervals(rows: Iterable[Summary]) -> str:
+    """What the whiskers of some rows are, without a full stop."""
+    if max((row.seeds for row in rows), default=1) > 1:
+        return "whiskers: 95% intervals over concepts and seeds"
+    return "whiskers: 95% bootstrap intervals over concepts"
 
 
 def place(rows: Sequence[Summary], *, every_layer: bool = False) -> str:
