@@ -49,6 +49,7 @@ class Design:
         queries: of the cosine rules, images of the held-out split.
         n_pos_test: held-out rows that carry each concept.
         n_neg_test: held-out rows that carry another concept of its category.
+        probed: the concepts that get templates; the others only label rows.
     """
 
     seed: int
@@ -58,9 +59,10 @@ class Design:
     queries: ImageDraw
     n_pos_test: np.ndarray
     n_neg_test: np.ndarray
+    probed: Bool[np.ndarray, " K"]
 
     @classmethod
-    def draw(cls, train: LabelTable, val: LabelTable, config: SweepConfig) -> "Design":
+    def draw(cls, train: LabelTable, val: LabelTable, config: SweepConfig, probed: Bool[np.ndarray, " K"]) -> "Design":
         """Draws pools, support sets and queries by the configuration's seed."""
         n_pos_test = np.array([len(rows) for rows in rows_by_concept(val)])
         members = np.array([val.in_category(c).sum() for c in range(len(val.categories))], int)
@@ -72,12 +74,14 @@ class Design:
             queries=draw_queries(val, trials=config.trials, seed=config.seed),
             n_pos_test=n_pos_test,
             n_neg_test=members[val.concept_category] - n_pos_test,
+            probed=probed,
         )
 
     def skipped(self, rule: Rule, min_positives: int) -> dict[int, str]:
-        """The concepts that this rule cannot probe, with the reason."""
+        """The concepts to be probed that this rule cannot probe, with the reason."""
         reasons = {}
-        for k, pool in enumerate(self.pools):
+        for k in np.flatnonzero(self.probed).tolist():
+            pool = self.pools[k]
             if len(pool.positives) == 0:
                 reasons[k] = "no positives in train"
             elif self.n_pos_test[k] == 0:
@@ -112,7 +116,7 @@ class SweepCell:
             The templates, the rows of the results table, and what a reader of them must be told.
         """
         skipped = self.design.skipped(rule, self.config.min_positives)
-        probed = np.array([k for k in range(len(self.design.pools)) if k not in skipped], np.int32)
+        probed = np.array([k for k in np.flatnonzero(self.design.probed) if k not in skipped], np.int32)
         kind = "center" if rule == "cosine_centered" else self.config.feature_norm
         probe = self._hyperplane if rule == "hyperplane" else self._cosine
         arrays, numbers, counts, notes = probe(probed, fit_feature_norm(self.train, kind=kind, keep=self._keep))

@@ -32,6 +32,7 @@ _SHARED_CACHE = "several processes meet there: name a folder or a bucket that al
 _NOTHING_TO_KEEP = "this study keeps no features, as every epoch sees other crops of the images; leave it out"
 CROPS = ("auto", "family", "none")
 DTYPES = ("float32", "bfloat16")
+LABEL_CATEGORIES = ("primary", "all")
 NOT_IN_RESULTS = (
     "out",
     "resume",
@@ -148,6 +149,7 @@ class SweepConfig(RunConfig):
     shots: tuple[int, ...]
     trials: int
     categories: tuple[str, ...]
+    label_categories: str
     min_positives: int
     feature_norm: FeatureNorm
     drop_features: int
@@ -280,6 +282,13 @@ def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "and features; intervals and tests then include seeds.",
     )
     define.list("categories", [], "Concept categories to probe; default: all but color.")
+    define.enum(
+        "label_categories",
+        "primary",
+        LABEL_CATEGORIES,
+        "primary: a label of several categories is one concept, in the category that it covers most of; all: a concept in "
+        "each, so that it counts twice in means and tests.",
+    )
     define.integer(
         "min_positives", 5, "Concepts with fewer positive training rows are reported as skipped, not probed."
     )
@@ -359,6 +368,7 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
         shots=tuple(sorted(numbers("shots", values.shots))),
         trials=values.trials,
         categories=tuple(values.categories),
+        label_categories=values.label_categories,
         min_positives=values.min_positives,
         feature_norm=values.feature_norm,
         drop_features=values.drop_features,

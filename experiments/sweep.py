@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 from etils import epath
+from jaxtyping import Bool
 
 from experiments import config as run_config
 from experiments import processes
@@ -17,6 +18,7 @@ from experiments.backbones import input_digests, load_backbones, note_backbone
 from experiments.cells import Design, SweepCell
 from experiments.config import SweepConfig, require
 from experiments.examples import make_examples
+from experiments.labelling import label_digests, label_note, probed_concepts
 from experiments.pixel_data import pixel_grid, pixel_table
 from experiments.plan import BackbonePlan, format_plan
 from experiments.preparation import PreparedData
@@ -51,9 +53,13 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
             pixel_grid(config, backbone)
     dataset = open_dataset(config.dataset, seed=config.seed).select(config.categories)
     dataset.require_splits(*SPLITS)
+    probed = probed_concepts(config, dataset)
     folder = ResultsFolder(config.out, config.seed)
     if not config.dry_run:
-        folder = processes.on_first(lambda: ResultsFolder.open(config, input_digests(dataset, whole))) or folder
+        inputs = input_digests(dataset, whole) | label_digests(config, dataset)
+        folder = processes.on_first(lambda: ResultsFolder.open(config, inputs)) or folder
+    if note := label_note(config, dataset):
+        folder.note(note)
     data = PreparedData(config, config.task, dataset, folder, mesh, local_mesh)
     if config.feature_norm != "none":
         changes = CHANGES[config.feature_norm]
@@ -84,7 +90,7 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
         _foretell(data, backbones, plans)
         return None
     for backbone, plan, (todo, _) in zip(backbones, plans, work, strict=True):
-        _sweep_backbone(config, backbone, plan, set(todo), data, folder)
+        _sweep_backbone(config, backbone, plan, set(todo), data, folder, probed)
 
     def finish() -> epath.Path:
         table = folder.finish([path for _, paths in work for path in paths])
@@ -131,6 +137,7 @@ def _sweep_backbone(
     todo: set[tuple[Cell, Rule, int]],
     data: PreparedData,
     folder: ResultsFolder,
+    probed: Bool[np.ndarray, " K"],
 ) -> None:
     """All open cells of one backbone, from as few passes over the images as fit the memory.
 
@@ -149,8 +156,8 @@ def _sweep_backbone(
             open_cells = [cell for cell in cells if any((cell, rule, seeded.seed) in todo for rule in config.rules)]
             named = f"{spec.name}, seed {seeded.seed}" if config.seeds > 1 else spec.name
             if open_cells and (design is None or design.seed != seeded.seed):
-                with folder.stage(f"draw, {named}", "concepts", len(data.dataset.concepts)):
-                    design = Design.draw(labels["train"], labels["val"], seeded)
+                with folder.stage(f"draw, {named}", "concepts", int(probed.sum())):
+                    design = Design.draw(labels["train"], labels["val"], seeded, probed)
             for cell in progress(open_cells, total=len(open_cells), label=f"{named} probes", unit="token"):
                 rules = [rule for rule in config.rules if (cell, rule, seeded.seed) in todo]
                 tables = [data.table(backbone, split, cell, labels[split], plan) for split in SPLITS]
@@ -166,7 +173,7 @@ def _fit(
 ) -> None:
     """Fits and tests one cell under one rule and seed, and writes what it finds; `named` is what stages call it."""
     layer, token = work.cell
-    with folder.stage(f"{rule}, {named} {layer} {token}", "concepts", len(work.design.pools)):
+    with folder.stage(f"{rule}, {named} {layer} {token}", "concepts", int(work.design.probed.sum())):
         templates, rows, notes = work.run(rule)
     if work.config.pixel_level and rule == "hyperplane":
         pixels = pixel_table(data, backbone, work.cell)

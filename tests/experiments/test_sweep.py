@@ -17,8 +17,9 @@ from experiments.pixel_data import pixel_grid
 from experiments.sweep import run_sweep
 from tests.backbones.random_folder import save_random
 from vitprobe_jax.backbones.loading import Backbone, load_backbone
-from vitprobe_jax.data import open_dataset
+from vitprobe_jax.data import open_dataset, shapes
 from vitprobe_jax.data.labels import build_labels
+from vitprobe_jax.data.shapes import LABELS
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.moments import highest_variance
@@ -541,3 +542,50 @@ def test_seeds_beyond_what_a_generator_takes_are_refused(tmp_path, seed, seeds):
         shapes_config(tmp_path / "out", f"--seed={seed}", f"--seeds={seeds}")
     last = shapes_config(tmp_path / "out", f"--seed={2**32 - 2}", "--seeds=2").by_seed()
     assert [seeded.seed for seeded in last] == [2**32 - 2, 2**32 - 1]
+
+
+@pytest.mark.usefixtures("without_page")
+def test_a_label_of_two_categories_is_one_concept_and_its_other_rows_stay_negatives(tmp_path):
+    """Whoever is probed has the same rows, templates and numbers as where all categories are; others have no row."""
+    arguments = ("--tokens=k", "--rules=hyperplane,cosine", "--categories=object,part,material", "--noexamples")
+    tables = {}
+    for choice in ("primary", "all"):
+        config = shapes_config(tmp_path / choice, *arguments, f"--label_categories={choice}")
+        run_sweep(config)
+        tables[choice] = read_table(config.out / "results.parquet").to_pylist()
+    probed = {(row["concept"], row["category"]) for row in tables["primary"]}
+    everything = {(row["concept"], row["category"]) for row in tables["all"]}
+    both = [number for number, _, categories in LABELS if len(categories) == 2]
+    assert len(everything) - len(probed) == len(both) == 5
+    assert len({number for number, _ in probed}) == len(probed)
+    # Water is an object and a material, wheels are parts of cars rather than objects.
+    assert {(253, "object"), (252, "part")} <= probed
+    assert tables["primary"] == [row for row in tables["all"] if (row["concept"], row["category"]) in probed]
+    notes = {choice: json.loads((tmp_path / choice / "run.json").read_text())["notes"] for choice in tables}
+    labels = len(probed)
+    assert (
+        f"--label_categories=primary: {labels} labels, 5 of them in more than one category; these are counted once, in the "
+        "category that they cover most of"
+    ) in notes["primary"]
+    assert (
+        f"--label_categories=all: {labels} labels, 5 of them in more than one category; each category is a concept of its "
+        f"own, {labels + 5} concepts in all"
+    ) in notes["all"]
+    with pytest.raises(InputError, match="--label_categories was 'primary', is 'all'"):
+        run_sweep(shapes_config(tmp_path / "primary", *arguments, "--label_categories=all", "--resume"))
+
+
+def test_other_primary_categories_are_other_data(tmp_path, monkeypatch):
+    """They stand in files that are in no fingerprint: the features of the images stay good."""
+    arguments = (
+        "--tokens=k",
+        "--rules=hyperplane",
+        "--categories=object,part",
+        "--noexamples",
+        "--min_positives=9999999",
+    )
+    monkeypatch.setattr(sweeps, "write_report", lambda out: out / "none.html")
+    run_sweep(shapes_config(tmp_path / "out", *arguments))
+    monkeypatch.setitem(shapes._COVERAGE, ("wheel", "object"), 7.0)
+    with pytest.raises(InputError, match="the primary category of labels changed"):
+        run_sweep(shapes_config(tmp_path / "out", *arguments, "--resume"))

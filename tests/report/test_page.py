@@ -365,3 +365,10 @@ def test_the_page_says_whether_draws_are_covered(results_rows, results_folder, t
     score = summary.scores["f1"]
     cell = page.table("Token", "Accuracy", "Precision", "Recall", "F1", "Concepts", "Degenerate")[1][4]
     assert cell == f"{score.mean:.3f} (seeds ± {score.seed_deviation:.3f}) [{score.low:.3f}, {score.high:.3f}]"
+
+
+def test_the_head_says_how_labels_of_several_categories_are_counted(results_rows, results_folder):
+    note = "--label_categories=primary: 1,197 labels, 60 of them in more than one category; these are counted once"
+    said = page_of(results_folder(results_rows(rules=("hyperplane",)), notes=(note, "another note"))).said()
+    assert note in said[: said.index("The answer")]
+    assert "another note" not in said[: said.index("The answer")]

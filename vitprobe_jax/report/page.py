@@ -106,6 +106,7 @@ def _view(sweep: Sweep, scores: ConceptScores) -> dict:
         "rules": sorted({row.rule for row in rows}, key=RULES.index),
         "shots": sorted({row.shots for row in rows if row.shots}),
         "trials": len(distinct(sweep.table, "trial")),
+        "labels": next((note for note in sweep.run["notes"] if note.startswith("--label_categories=")), None),
         "seeds": sorted(distinct(sweep.table, "seed")),
         "num_concepts": len(scores.concepts),
         "answers": [_answer_view(one) for one in answers.answer(sweep.table)],
