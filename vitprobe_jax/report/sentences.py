@@ -152,6 +152,9 @@ def _verdict(subject: str, comparison: Comparison, second: str) -> str:
         return f"{subject} falls behind {second}: {gap}."
     if test.num_concepts < FEWEST_CONCEPTS:
         return f"{subject} cannot be told from {second} by {count(test.num_concepts, 'concept')} alone: {gap}."
+    if comparison.p_adjusted < LEVEL and test.difference.mean * test.effect_size > 0:
+        unsure = "as the interval of the mean difference includes 0, although the test finds a difference"
+        return f"{subject} is not distinguishable from {second}, {unsure}: {gap}."
     if comparison.p_adjusted < LEVEL:
         return f"{subject} and {second} differ, but means and ranks do not agree on which is better: {gap}."
     return f"{subject} is not distinguishable from {second}: {gap}."
