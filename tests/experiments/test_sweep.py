@@ -589,3 +589,24 @@ def test_other_primary_categories_are_other_data(tmp_path, monkeypatch):
     monkeypatch.setitem(shapes._COVERAGE, ("wheel", "object"), 7.0)
     with pytest.raises(InputError, match="the primary category of labels changed"):
         run_sweep(shapes_config(tmp_path / "out", *arguments, "--resume"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_page")
+def test_several_passes_and_a_stop_between_seeds_change_no_byte(tmp_path):
+    """Cells of one pass are open under different seeds when the sweep goes on; features are released once."""
+    arguments = (*SEEDED, "--tokens=k,x2", "--seeds=3")
+    reference = shapes_config(tmp_path / "reference", *arguments)
+    run_sweep(reference)
+    config = shapes_config(tmp_path / "out", *arguments, "--host_memory=2", "--device_memory=1")
+    run_sweep(config)
+    for lost in ("3_k_hyperplane_seed1", "3_k_cosine", "3_x2_cosine_seed2"):
+        (config.out / "cells" / "untrained_dino_tiny" / f"{lost}.parquet").unlink()
+    run_sweep(dataclasses.replace(config, resume=True))
+    # In one pass, too, where the seeds that are open differ from cell to cell.
+    for lost in ("3_k_hyperplane_seed1", "3_x2_cosine_seed2"):
+        (reference.out / "cells" / "untrained_dino_tiny" / f"{lost}.parquet").unlink()
+    run_sweep(dataclasses.replace(reference, resume=True))
+    assert len(list(Path(reference.out).rglob("cells/*/*.parquet"))) == 12
+    for path in [*Path(reference.out).rglob("*.parquet"), *(Path(reference.out) / "templates").rglob("*.*")]:
+        assert (config.out / path.relative_to(reference.out)).read_bytes() == path.read_bytes(), path
