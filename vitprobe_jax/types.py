@@ -50,7 +50,8 @@ PATCH_LABELS: tuple[PatchLabel, ...] = get_args(PatchLabel)
 class Concept:
     """A visual concept: what a probe decides about.
 
-    A label that stands in two categories is two concepts; `(number, category)` is the identity.
+    A label of two categories is two concepts; `(number, category)` is the identity. A sweep probes one of them unless asked
+    for all (`Dataset.primary_concepts`).
 
     Attributes:
         number: the label number of the data set, at least 1.
