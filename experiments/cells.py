@@ -45,39 +45,46 @@ class Design:
     """All that is drawn before any feature is seen: the same for every token and layer of a grid.
 
     Attributes:
+        seed: by which everything is drawn.
         labels: of the training rows.
         pools: of the hyperplane rule, one a concept.
         support: of the cosine rules, which draw alike.
         queries: of the cosine rules, images of the held-out split.
         n_pos_test: held-out rows that carry each concept.
         n_neg_test: held-out rows that carry another concept of its category.
+        probed: the concepts that get templates; the others only label rows.
     """
 
+    seed: int
     labels: LabelTable
     pools: list[RowPool]
     support: ImageDraw
     queries: ImageDraw
     n_pos_test: np.ndarray
     n_neg_test: np.ndarray
+    probed: Bool[np.ndarray, " K"]
 
     @classmethod
-    def draw(cls, train: LabelTable, val: LabelTable, config: SweepConfig) -> "Design":
-        """Draws pools, support sets and queries by the run's seed."""
+    def draw(cls, train: LabelTable, val: LabelTable, config: SweepConfig, probed: Bool[np.ndarray, " K"]) -> "Design":
+        """Draws pools, support sets and queries by the configuration's seed."""
         n_pos_test = np.array([len(rows) for rows in rows_by_concept(val)])
         members = np.array([val.in_category(c).sum() for c in range(len(val.categories))], int)
         return cls(
+            seed=config.seed,
             labels=train,
             pools=draw_pools(train, ratio=config.hyperplane.pool_ratio, seed=config.seed),
             support=draw_support(train, shots=max(config.shots), trials=config.trials, seed=config.seed),
             queries=draw_queries(val, trials=config.trials, seed=config.seed),
             n_pos_test=n_pos_test,
             n_neg_test=members[val.concept_category] - n_pos_test,
+            probed=probed,
         )
 
     def skipped(self, rule: Rule, min_positives: int) -> dict[int, str]:
-        """The concepts that this rule cannot fit or whose templates nothing can measure, with the reason."""
+        """The concepts to be probed that this rule cannot fit or whose templates nothing can measure, with the reason."""
         reasons = {}
-        for k, pool in enumerate(self.pools):
+        for k in np.flatnonzero(self.probed).tolist():
+            pool = self.pools[k]
             undefined = undefined_reason(int(self.n_pos_test[k]), int(self.n_neg_test[k]), "val")
             if len(pool.positives) == 0:
                 reasons[k] = "no positives in train"
@@ -96,7 +103,7 @@ class Design:
         """
         ratio = config.hyperplane.negative_ratio
         skipped = self.skipped("hyperplane", config.min_positives)
-        fitted = [k for k in range(len(self.pools)) if k not in skipped]
+        fitted = [k for k in np.flatnonzero(self.probed).tolist() if k not in skipped]
         whole = [k for k in fitted if len(self.pools[k].negatives) <= ratio * len(self.pools[k].positives)]
         if not whole:
             return ""
@@ -111,7 +118,7 @@ class Design:
 
 @dataclasses.dataclass(frozen=True)
 class SweepCell:
-    """A token of a layer of a backbone, with its tables on the devices.
+    """A token of a layer of a backbone, with its tables on the devices, under one seed: `config.seed`, that of `design`.
 
     With `--drop_features` the backbone is the variant that has its own name (`moments.variant_name`). Its tables are those
     of the whole backbone; features are left out by the feature norm.
@@ -132,7 +139,7 @@ class SweepCell:
             The templates, the rows of the results table, and what a reader of them must be told.
         """
         skipped = self.design.skipped(rule, self.config.min_positives)
-        probed = np.array([k for k in range(len(self.design.pools)) if k not in skipped], np.int32)
+        probed = np.array([k for k in np.flatnonzero(self.design.probed) if k not in skipped], np.int32)
         kind = "center" if rule == "cosine_centered" else self.config.feature_norm
         probe = self._hyperplane if rule == "hyperplane" else self._cosine
         arrays, numbers, counts, notes = probe(probed, fit_feature_norm(self.train, kind=kind, keep=self._keep))
@@ -273,6 +280,7 @@ class SweepCell:
             "token": token,
             "rule": rule,
             "evaluation": evaluation or ("patch" if self.config.task == "segmentation" else "image"),
+            "seed": self.config.seed,
             "shots": None,
             "trial": None,
             "effective_shots": None,

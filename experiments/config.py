@@ -32,6 +32,7 @@ _SHARED_CACHE = "several processes meet there: name a folder or a bucket that al
 _NOTHING_TO_KEEP = "this study keeps no features, as every epoch sees other crops of the images; leave it out"
 CROPS = ("auto", "family", "none")
 DTYPES = ("float32", "bfloat16")
+LABEL_CATEGORIES = ("primary", "all")
 NOT_IN_RESULTS = (
     "out",
     "resume",
@@ -148,6 +149,7 @@ class SweepConfig(RunConfig):
     shots: tuple[int, ...]
     trials: int
     categories: tuple[str, ...]
+    label_categories: str
     min_positives: int
     feature_norm: FeatureNorm
     drop_features: int
@@ -155,9 +157,12 @@ class SweepConfig(RunConfig):
     probe_memory: int
     pixel_level: bool
     examples: bool
+    seeds: int
 
     def __post_init__(self):
         super().__post_init__()
+        last = "must be at least 1, and --seed + --seeds at most 2^32: the last seed is --seed + --seeds - 1"
+        require(self.seeds >= 1 and self.seed + self.seeds <= 2**32, "seeds", last)
         require(bool(self.shots) and min(self.shots) >= 1, "shots", "name one at least, each 1 or more")
         require(len(set(self.shots)) == len(self.shots), "shots", "a number stands twice")
         require(self.trials >= 1, "trials", "must be at least 1")
@@ -168,6 +173,10 @@ class SweepConfig(RunConfig):
         require(not (self.pixel_level and self.patches_per_image), "pixel_level", pixels_of_patches)
         pixels_of_images = "--task=classification has one row an image and no score maps; give --nopixel_level"
         require(not (self.pixel_level and self.task == "classification"), "pixel_level", pixels_of_images)
+
+    def by_seed(self) -> "tuple[SweepConfig, ...]":
+        """The configuration of each seed's draws and fits: those of a sweep with this `--seed` on the same features."""
+        return tuple(dataclasses.replace(self, seed=self.seed + i, seeds=1) for i in range(self.seeds))
 
 
 class _Definer:
@@ -266,7 +275,20 @@ def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define.list("rules", ["hyperplane", "cosine"], f"Decision rules, of {','.join(RULES)}.")
     define.list("shots", ["1", "5", "10", "50", "100", "500"], "Support images of cosine templates.")
     define.integer("trials", 10, "Random draws of support images.")
+    define.integer(
+        "seeds",
+        1,
+        "Repeat all draws (pools, support sets, queries) and fits with this many seeds, from --seed on, on the same images "
+        "and features; intervals and tests then include seeds.",
+    )
     define.list("categories", [], "Concept categories to probe; default: all but color.")
+    define.enum(
+        "label_categories",
+        "primary",
+        LABEL_CATEGORIES,
+        "primary: a label of several categories is one concept, in the category that it covers most of; all: a concept in "
+        "each, so that it counts twice in means and tests.",
+    )
     define.integer(
         "min_positives", 5, "Concepts with fewer positive training rows are reported as skipped, not probed."
     )
@@ -346,6 +368,7 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
         shots=tuple(sorted(numbers("shots", values.shots))),
         trials=values.trials,
         categories=tuple(values.categories),
+        label_categories=values.label_categories,
         min_positives=values.min_positives,
         feature_norm=values.feature_norm,
         drop_features=values.drop_features,
@@ -362,6 +385,7 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
         probe_memory=values.probe_memory,
         pixel_level=values.pixel_level,
         examples=values.examples,
+        seeds=values.seeds,
     )
 
 

@@ -24,6 +24,7 @@ SCHEMA = pa.schema(
         ("token", pa.string()),
         ("rule", pa.string()),
         ("evaluation", pa.string()),
+        ("seed", pa.int64()),
         ("shots", pa.int32()),
         ("trial", pa.int32()),
         ("effective_shots", pa.int32()),
@@ -40,10 +41,11 @@ SCHEMA = pa.schema(
         ("skipped", pa.string()),
     ]
 )
-"""One row per template and metric set: `evaluation` tells what was counted (`types.Evaluation`). `shots`, `trial` and
-`effective_shots` are null for hyperplanes. A skipped row has its reason in `skipped` and nulls for threshold and metrics:
-the concept has no template (then `trial` is null too), or the template has no held-out positives or no held-out negatives
-to be measured on. Every other row has null in `skipped`, held-out rows of both sides and finite numbers."""
+"""One row per template and metric set: `evaluation` tells what was counted (`types.Evaluation`), `seed` which draw of pools,
+support sets and queries the template was fitted and tested on. `shots`, `trial` and `effective_shots` are null for
+hyperplanes. A skipped row has its reason in `skipped` and nulls for threshold and metrics: the concept has no template (then
+`trial` is null too), or the template has no held-out positives or no held-out negatives to be measured on. Every other row
+has null in `skipped`, held-out rows of both sides and finite numbers."""
 
 
 def make_table(rows: Iterable[Mapping]) -> pa.Table:
