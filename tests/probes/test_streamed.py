@@ -92,11 +92,11 @@ def test_hyperplane_counts(planted, devices, streamed):
     rows, labels = planted
     whole = np.round(rows).astype(np.float32), labels  # Scores of whole numbers are exact.
     rng = np.random.default_rng(1)
-    w, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((7, 12), 7))
+    w, b, shift = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((7, 12), 7, 12))
     concepts = np.arange(7, dtype=np.int32)
 
     def run(table):
-        counted = count_hyperplanes(table, concepts, labels.concept_category, jnp.asarray(w), jnp.asarray(b))
+        counted = count_hyperplanes(table, concepts, labels.concept_category, *map(jnp.asarray, (w, b, shift)))
         return np.asarray(counted)
 
     np.testing.assert_array_equal(run(placed(whole, devices, streamed)), run(placed(whole, 1, False)))
@@ -180,7 +180,7 @@ def test_a_damaged_source_is_one_line_to_every_caller(planted, devices):
         lambda: hyperplanes(planted, table, rounds=1),
         lambda: fit_feature_norm(table, kind="center"),
         lambda: fit_cosine(table, support, norm=norm, shots=(2,)),
-        lambda: count_hyperplanes(table, concepts, labels.concept_category, w, jnp.zeros(7)),
+        lambda: count_hyperplanes(table, concepts, labels.concept_category, w, jnp.zeros(7), jnp.zeros(12)),
         lambda: count_cosine(table, queries, alpha, t, norm=norm),
     ]
     for call in calls:

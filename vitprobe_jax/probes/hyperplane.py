@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.features.streaming import finished
+from vitprobe_jax.features.streaming import StreamedRows, finished
 from vitprobe_jax.features.table import DATA_AXIS, FeatureTable, on_all_devices, replicate
 from vitprobe_jax.probes.bundles import SAMPLE, SLOTS, TILE_ROWS, Bundles, bundle_problems, large_problem, plan_bundles
 from vitprobe_jax.probes.feature_norm import Affine
@@ -273,7 +273,7 @@ class _Device:
     """The concepts of one device, within the program."""
 
     key: Key[Array, ""]
-    rows: Array
+    rows: Float[Array, "I R D"] | StreamedRows
     layout: Layout
     bundles: Bundles
     norm: Affine
