@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-MEMORY = 10
+MEMORY = 6
 """Pairs of steps and gradient changes that L-BFGS remembers."""
 THRESHOLD_UNIT = 4.0
 """One unit of the threshold among the variables: 2 would make its curvature 1 at an empty template."""
