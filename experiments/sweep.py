@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from experiments import config as run_config
 from experiments import processes
 from experiments.backbones import input_digests, load_backbones, note_backbone
-from experiments.cells import Design, SweepCell
+from experiments.cells import Design, SweepCell, paper_notes
 from experiments.config import SweepConfig, require
 from experiments.examples import make_examples
 from experiments.labelling import label_digests, label_note, probed_concepts
@@ -33,7 +33,7 @@ from vitprobe_jax.metrics.results import make_table
 from vitprobe_jax.probes.feature_norm import CHANGES
 from vitprobe_jax.report.examples import masks_path, write_examples
 from vitprobe_jax.report.page import write_report
-from vitprobe_jax.types import SPLITS, Rule
+from vitprobe_jax.types import HYPERPLANE_RULES, SPLITS, Rule
 
 
 def run_sweep(config: SweepConfig) -> epath.Path | None:
@@ -94,6 +94,9 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
 
     def finish() -> epath.Path:
         table = folder.finish([path for _, paths in work for path in paths])
+        for note in paper_notes(table):
+            folder.warn(note)
+        folder.write_run()
         changed = any(todo for todo, _ in work) or not masks_path(config.out).exists()
         if config.task == "segmentation" and config.examples and changed:
             write_examples(config.out, make_examples(backbones, data, table))
@@ -123,7 +126,7 @@ def _open_cells(
     """
     seeds = [seeded.seed for seeded in config.by_seed()]
     places = itertools.product(config.blocks(backbone.spec.config.depth), config.tokens)
-    all_cells = list(itertools.product(places, config.rules, seeds))
+    all_cells = list(itertools.product(places, config.fitted_rules, seeds))
     paths = [folder.sweep_cell(backbone.spec.name, *cell, rule, seed) for cell, rule, seed in all_cells]
     there = np.array([processes.is_first() and path.exists() for path in paths])
     there = processes.from_first(there)
@@ -153,7 +156,9 @@ def _sweep_backbone(
             # Only now is it known which images cannot be decoded.
             labels = {split: data.labels(backbone, split) for split in SPLITS}
         for seeded in config.by_seed():
-            open_cells = [cell for cell in cells if any((cell, rule, seeded.seed) in todo for rule in config.rules)]
+            open_cells = [
+                cell for cell in cells if any((cell, rule, seeded.seed) in todo for rule in config.fitted_rules)
+            ]
             named = f"{spec.name}, seed {seeded.seed}" if config.seeds > 1 else spec.name
             if open_cells and (design is None or design.seed != seeded.seed):
                 with folder.stage(f"draw, {named}", "concepts", int(probed.sum())):
@@ -162,7 +167,7 @@ def _sweep_backbone(
                 if mining_note:
                     folder.warn(f"{named}: {mining_note}")
             for cell in progress(open_cells, total=len(open_cells), label=f"{named} probes", unit="token"):
-                rules = [rule for rule in config.rules if (cell, rule, seeded.seed) in todo]
+                rules = [rule for rule in config.fitted_rules if (cell, rule, seeded.seed) in todo]
                 tables = [data.table(backbone, split, cell, labels[split], plan) for split in SPLITS]
                 work = SweepCell(seeded, data.dataset.name, spec, cell, design, *tables)
                 for rule in rules:
@@ -178,7 +183,7 @@ def _fit(
     layer, token = work.cell
     with folder.stage(f"{rule}, {named} {layer} {token}", "concepts", int(work.design.probed.sum())):
         templates, rows, notes = work.run(rule)
-    if work.config.pixel_level and rule == "hyperplane":
+    if work.config.pixel_level and rule in HYPERPLANE_RULES:
         pixels = pixel_table(data, backbone, work.cell)
         with folder.stage(f"pixels, {named} {layer} {token}", "images", pixels.num_images):
             rows += work.pixel_rows(templates, pixels, rows)

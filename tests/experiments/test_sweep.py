@@ -23,7 +23,7 @@ from vitprobe_jax.data.shapes import LABELS
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.moments import highest_variance
-from vitprobe_jax.metrics.results import METRICS, read_table
+from vitprobe_jax.metrics.results import FIT, METRICS, read_table
 from vitprobe_jax.probes.sampling import draw_queries
 from vitprobe_jax.probes.templates import load_templates
 from vitprobe_jax.report.examples import read_examples
@@ -105,7 +105,7 @@ def test_every_concept_token_and_rule_has_its_rows(sweep):
 def test_some_concepts_are_skipped_with_a_reason_and_no_numbers(sweep):
     skipped = [row for row in sweep[2] if row["skipped"]]
     assert {row["skipped"].split()[0] for row in skipped} & {"no"}
-    assert all(row[metric] is None for row in skipped for metric in (*METRICS, "threshold"))
+    assert all(row[metric] is None for row in skipped for metric in (*METRICS, *FIT, "threshold"))
 
 
 def test_results_recomputed_from_saved_templates_equal_the_table(sweep):
@@ -226,7 +226,7 @@ def test_pixel_rows_recomputed_from_saved_templates_and_masks_equal_the_table(sw
             ]
             assert (row["n_pos_test"], row["n_neg_test"]) == (pos.sum(), neg.sum())
             assert row["recall"] == pytest.approx(found[pos].mean(), abs=doubt * found.size / pos.sum() + 1e-9)
-            same = ("n_pos_train", "n_neg_train", "threshold", "layer", "rule", "backbone")
+            same = ("n_pos_train", "n_neg_train", "threshold", *FIT, "layer", "rule", "backbone")
             of_patches = patch_rows[token, concept.number, concept.category]
             assert [row[name] for name in same] == [of_patches[name] for name in same]
             checked += 1
@@ -248,13 +248,12 @@ def test_the_folder_says_what_was_done(sweep):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_page")
-def test_the_run_tells_of_steps_too_long_and_of_the_feature_norm(tmp_path):
+def test_the_run_tells_of_the_feature_norm(tmp_path):
     config = shapes_config(
-        tmp_path / "out", "--tokens=x2", "--rules=hyperplane", "--learning_rate=1e4", "--feature_norm=center"
+        tmp_path / "out", "--tokens=x2", "--rules=hyperplane", "--solver=paper", "--feature_norm=center"
     )
     run_sweep(config)
     notes = json.loads((config.out / "run.json").read_text())["notes"]
-    assert any("x2 of block" in note and "--learning_rate=10000" in note for note in notes)
     assert any(note.startswith("--feature_norm=center: the training mean") for note in notes)
 
 

@@ -62,10 +62,10 @@ def count_pixels(
 ) -> Int[np.ndarray, "K 4"]:
     """(tp, fp, n_pos, n_neg) of every hyperplane over all pixels of the table, in int64.
 
-    The margins `w @ (z - shift) - b` of an image's patches are a map, which bilinear interpolation brings to the pixel grid: pixel
-    and patch centres lie at half steps, beyond the outermost patch centres the map is constant (PyTorch's `interpolate`
-    with `align_corners=False`). A pixel is found where the map is at least 0. Positives and negatives are those of
-    patches: pixels that carry the concept, and pixels that carry another one of its category.
+    The margins `w @ (z - shift) - b` of an image's patches are a map, which bilinear interpolation brings to the pixel
+    grid: pixel and patch centres lie at half steps, beyond the outermost patch centres the map is constant (PyTorch's
+    `interpolate` with `align_corners=False`). A pixel is found where the map is at least 0. Positives and negatives are
+    those of patches: pixels that carry the concept, and pixels that carry another one of its category.
 
     An image is always computed alone, in bands of pixel rows: the counts are the same on any number of devices.
 
