@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from experiments.backbones import input_digests, load_backbones
 from experiments.cells import Design
+from experiments.labelling import probed_concepts
 from experiments.preparation import PreparedData
 from experiments.processes import make_meshes
 from experiments.results_folder import ResultsFolder
@@ -40,9 +41,9 @@ def tables(out, *arguments):
     for own in plan.passes:
         data.extract(backbone, plan, own)
         labels = {split: data.labels(backbone, split) for split in SPLITS}
-        design = Design.draw(labels["train"], labels["val"], config)
+        design = Design.draw(labels["train"], labels["val"], config, probed_concepts(config, dataset))
         skipped = design.skipped("hyperplane", config.min_positives)
-        probed = [k for k in range(len(design.pools)) if k not in skipped]
+        probed = [k for k in np.flatnonzero(design.probed) if k not in skipped]
         for cell in own:
             train, val = (data.table(backbone, split, cell, labels[split], plan) for split in SPLITS)
             yield cell[1], design, probed, train, (np.asarray(val.rows), labels["val"])
@@ -60,7 +61,7 @@ def compare(design, probed, train, val):
         for rounds in (4, 5)
     )
     assert np.asarray(fitted.converged).all()
-    rows = np.asarray(train.rows)
+    rows = np.asarray(train.rows)[np.asarray(train.real)]
     rows = rows.reshape(-1, rows.shape[-1]).astype(np.float64)
     held_out, labels = val
     held_out = held_out.reshape(-1, rows.shape[1])[: labels.slots.shape[0] * labels.slots.shape[1]].astype(np.float64)
@@ -77,7 +78,7 @@ def compare(design, probed, train, val):
         least = np.mean(np.logaddexp(0, u) - y * u) + PENALTY / 2 * (w**2).sum()
         w = np.asarray(fitted.w[i], np.float64)
         distances.append((float(fitted.loss[i]) + PENALTY / 2 * ((w * deviation) ** 2).sum()) / least - 1)
-        positive = labels.carries(k).reshape(-1)
+        positive = labels.carries(int(k)).reshape(-1)
         negative = labels.in_category(int(design.labels.concept_category[k])).reshape(-1) & ~positive
         own = held_out @ w >= fitted.threshold()[i]
         other = (held_out - mean) / deviation @ rival.coef_[0] + rival.intercept_[0] >= 0
