@@ -146,7 +146,8 @@ def test_the_page_says_how_hyperplanes_were_fitted(results_rows, results_folder)
     said = page.said()
     assert (
         "by hyperplane templates (at the minimum of the penalised loss, found by L-BFGS on standardised features, "
-        "penalty 0.001) and by hyperplane (paper's SGD) templates (where SGD stops, learning rate 0.1, 3 epochs, batches of 128 rows)."
+        "penalty 0.001) and by hyperplane (paper's SGD) templates (where SGD stops, learning rate 0.1, 3 epochs, "
+        "batches of 128 rows)."
     ) in said
     assert page.table("Backbone", "Hyperplane", "Hyperplane (paper's SGD)") == [
         ["dino_vits16, segmentation on broden:streets, block 11", "k > q", "k > q", "12", "1.00"]
