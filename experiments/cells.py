@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool
 
 from experiments import processes
-from experiments.config import SweepConfig
+from experiments.config import RULE_OF_SOLVER, SweepConfig
 from vitprobe_jax.backbones.config import BackboneSpec
 from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.features.extract import Cell
@@ -18,10 +21,10 @@ from vitprobe_jax.features.table import FeatureTable
 from vitprobe_jax.metrics.balanced import BalancedMetrics, Counts, balanced_metrics, undefined_reason
 from vitprobe_jax.metrics.counts import count_cosine, count_hyperplanes, to_counts
 from vitprobe_jax.metrics.pixels import PixelTable, count_pixels
-from vitprobe_jax.metrics.results import METRICS
+from vitprobe_jax.metrics.results import FIT, METRICS
 from vitprobe_jax.probes.cosine import fit_cosine
-from vitprobe_jax.probes.feature_norm import Affine, fit_feature_norm
-from vitprobe_jax.probes.hyperplane import OVERSHOT_LOSS, fit_hyperplanes
+from vitprobe_jax.probes.feature_norm import fit_feature_norm
+from vitprobe_jax.probes.hyperplane import Hyperplanes, fit_hyperplanes
 from vitprobe_jax.probes.sampling import (
     ImageDraw,
     RowPool,
@@ -33,7 +36,7 @@ from vitprobe_jax.probes.sampling import (
 )
 from vitprobe_jax.probes.templates import CONCEPT_AXIS, Templates, check_finite
 from vitprobe_jax.probes.trials import Support, Trials
-from vitprobe_jax.types import Evaluation, Rule
+from vitprobe_jax.types import HYPERPLANE_RULES, Concept, Evaluation, Rule
 
 STUDY = "directions"
 NAMED = 5
@@ -45,39 +48,46 @@ class Design:
     """All that is drawn before any feature is seen: the same for every token and layer of a grid.
 
     Attributes:
+        seed: by which everything is drawn.
         labels: of the training rows.
         pools: of the hyperplane rule, one a concept.
         support: of the cosine rules, which draw alike.
         queries: of the cosine rules, images of the held-out split.
         n_pos_test: held-out rows that carry each concept.
         n_neg_test: held-out rows that carry another concept of its category.
+        probed: the concepts that get templates; the others only label rows.
     """
 
+    seed: int
     labels: LabelTable
     pools: list[RowPool]
     support: ImageDraw
     queries: ImageDraw
     n_pos_test: np.ndarray
     n_neg_test: np.ndarray
+    probed: Bool[np.ndarray, " K"]
 
     @classmethod
-    def draw(cls, train: LabelTable, val: LabelTable, config: SweepConfig) -> "Design":
-        """Draws pools, support sets and queries by the run's seed."""
+    def draw(cls, train: LabelTable, val: LabelTable, config: SweepConfig, probed: Bool[np.ndarray, " K"]) -> "Design":
+        """Draws pools, support sets and queries by the configuration's seed."""
         n_pos_test = np.array([len(rows) for rows in rows_by_concept(val)])
         members = np.array([val.in_category(c).sum() for c in range(len(val.categories))], int)
         return cls(
+            seed=config.seed,
             labels=train,
             pools=draw_pools(train, ratio=config.hyperplane.pool_ratio, seed=config.seed),
             support=draw_support(train, shots=max(config.shots), trials=config.trials, seed=config.seed),
             queries=draw_queries(val, trials=config.trials, seed=config.seed),
             n_pos_test=n_pos_test,
             n_neg_test=members[val.concept_category] - n_pos_test,
+            probed=probed,
         )
 
     def skipped(self, rule: Rule, min_positives: int) -> dict[int, str]:
-        """The concepts that this rule cannot fit or whose templates nothing can measure, with the reason."""
+        """The concepts to be probed that this rule cannot fit or whose templates nothing can measure, with the reason."""
         reasons = {}
-        for k, pool in enumerate(self.pools):
+        for k in np.flatnonzero(self.probed).tolist():
+            pool = self.pools[k]
             undefined = undefined_reason(int(self.n_pos_test[k]), int(self.n_neg_test[k]), "val")
             if len(pool.positives) == 0:
                 reasons[k] = "no positives in train"
@@ -85,7 +95,7 @@ class Design:
                 reasons[k] = undefined
             elif len(pool.positives) < min_positives:
                 reasons[k] = f"{len(pool.positives)} positives in train, fewer than --min_positives={min_positives}"
-            elif rule == "hyperplane" and pool.num_negatives == 0:
+            elif rule in HYPERPLANE_RULES and pool.num_negatives == 0:
                 reasons[k] = "no negatives in train"
         return reasons
 
@@ -96,22 +106,38 @@ class Design:
         """
         ratio = config.hyperplane.negative_ratio
         skipped = self.skipped("hyperplane", config.min_positives)
-        fitted = [k for k in range(len(self.pools)) if k not in skipped]
+        fitted = [k for k in np.flatnonzero(self.probed).tolist() if k not in skipped]
         whole = [k for k in fitted if len(self.pools[k].negatives) <= ratio * len(self.pools[k].positives)]
         if not whole:
             return ""
-        concepts = [self.labels.concepts[k] for k in whole[:NAMED]]
-        names = ", ".join(f"{concept.name} ({concept.category})" for concept in concepts)
-        more = f" and {len(whole) - NAMED} more, which the report lists" if len(whole) > NAMED else ""
         return (
             f"the negative pools of {len(whole)} of {len(fitted)} concepts hold at most --negative_ratio={ratio} negatives "
-            f"a positive: every round takes the whole pool, so mining chooses nothing for {names}{more}"
+            "a positive: every round takes the whole pool, so mining chooses nothing for "
+            f"{_named([self.labels.concepts[k] for k in whole])}"
         )
+
+
+class _Fitted(NamedTuple):
+    """The templates of some concepts, and what was counted of them.
+
+    Attributes:
+        arrays: of the template file.
+        numbers: the columns that say how the template at a place of `counts` was fitted.
+        counts: on held-out rows.
+        losses: further numbers of each concept; where one is not finite, its template is skipped as diverged.
+        notes: what a reader must be told.
+    """
+
+    arrays: dict[str, np.ndarray]
+    numbers: Callable[[tuple[int, ...]], dict]
+    counts: Counts
+    losses: tuple[np.ndarray, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepCell:
-    """A token of a layer of a backbone, with its tables on the devices.
+    """A token of a layer of a backbone, with its tables on the devices, under one seed: `config.seed`, that of `design`.
 
     With `--drop_features` the backbone is the variant that has its own name (`moments.variant_name`). Its tables are those
     of the whole backbone; features are left out by the feature norm.
@@ -125,18 +151,18 @@ class SweepCell:
     train: FeatureTable
     val: FeatureTable
 
-    def run(self, rule: Rule) -> tuple[Templates, list[dict], list[str]]:
+    def run(self, rule: Rule) -> tuple[Templates, list[dict], tuple[str, ...]]:
         """Fits and evaluates every concept under one rule.
 
         Returns:
             The templates, the rows of the results table, and what a reader of them must be told.
         """
         skipped = self.design.skipped(rule, self.config.min_positives)
-        probed = np.array([k for k in range(len(self.design.pools)) if k not in skipped], np.int32)
-        kind = "center" if rule == "cosine_centered" else self.config.feature_norm
-        probe = self._hyperplane if rule == "hyperplane" else self._cosine
-        arrays, numbers, counts, notes = probe(probed, fit_feature_norm(self.train, kind=kind, keep=self._keep))
-        diverged = check_finite(*(np.moveaxis(arrays[name], axis, 0) for name, axis in CONCEPT_AXIS[rule].items()))
+        probed = np.array([k for k in np.flatnonzero(self.design.probed) if k not in skipped], np.int32)
+        fit = self._hyperplane if rule in HYPERPLANE_RULES else self._cosine
+        arrays, numbers, counts, losses, notes = fit(rule, probed)
+        diverged = check_finite(*losses, what="the loss")
+        diverged |= check_finite(*(np.moveaxis(arrays[name], axis, 0) for name, axis in CONCEPT_AXIS[rule].items()))
         skipped |= {int(probed[i]): reason for i, reason in diverged.items()}
         kept = np.array([i for i in range(len(probed)) if i not in diverged], int)
         arrays |= {name: arrays[name].take(kept, axis) for name, axis in CONCEPT_AXIS[rule].items()}
@@ -149,14 +175,14 @@ class SweepCell:
             rule=rule,
             concepts=tuple(self.design.labels.concepts[probed[i]] for i in kept),
             arrays=arrays,
-            shots=() if rule == "hyperplane" else self.config.shots,
+            shots=() if rule in HYPERPLANE_RULES else self.config.shots,
             dropped=self.config.drop_features,
         )
         metrics = balanced_metrics(counts)
         rows = [self._skipped_row(rule, k, shots, skipped[k]) for k in sorted(skipped) for shots in self._shots(rule)]
         for place in np.ndindex(counts.tp.shape):
             if place[-1] not in diverged:
-                where = "val" if rule == "hyperplane" else "the query images"
+                where = "val" if rule in HYPERPLANE_RULES else "the query images"
                 measured = numbers(place) | _measured(metrics, counts, place, where)
                 rows.append(self._row(rule, int(probed[place[-1]])) | measured)
         return templates, rows, notes
@@ -178,8 +204,9 @@ class SweepCell:
 
         Returns:
             The rows of the results table, one for each concept: a concept that is skipped on patches is skipped here too,
-            for the same reason and without numbers of pixels.
+            for the same reason and without numbers of pixels. What they say of the fit is what its patch row says.
         """
+        patch_rows = list(patch_rows)
         without_template = [
             {**row, "evaluation": "pixel", "n_pos_test": None, "n_neg_test": None}
             for row in patch_rows
@@ -188,53 +215,75 @@ class SweepCell:
         index = {concept: k for k, concept in enumerate(self.design.labels.concepts)}
         probed = np.array([index[concept] for concept in hyperplanes.concepts], np.int32)
         category = self.design.labels.concept_category[probed]
-        w, b = hyperplanes.arrays["w"], hyperplanes.arrays["b"]
-        counts = to_counts(processes.total(count_pixels(pixels, probed, category, w, b)))
+        counts = to_counts(processes.total(count_pixels(pixels, probed, category, *hyperplanes.hyperplanes())))
         metrics = balanced_metrics(counts)
+        copied = ("n_pos_train", "n_neg_train", "threshold", *FIT)
+        fits = {(row["concept"], row["category"]): {name: row.get(name) for name in copied} for row in patch_rows}
         return without_template + [
-            self._row("hyperplane", int(k), "pixel")
-            | _of_pool(self.design.pools[k], b[i])
+            self._row(hyperplanes.rule, int(k), "pixel")
+            | fits[concept.number, concept.category]
             | _measured(metrics, counts, (i,), "the pixels of val")
-            for i, k in enumerate(probed)
+            for i, (k, concept) in enumerate(zip(probed, hyperplanes.concepts, strict=True))
         ]
 
-    def _hyperplane(self, probed: np.ndarray, norm: Affine):
+    def _hyperplane(self, rule: Rule, probed: np.ndarray) -> _Fitted:
         labels = self.design.labels
         pools = [self.design.pools[k] for k in probed]
         identities = [concept_identity(labels.concepts[k]) for k in probed]
         key = jax.random.key(self.config.seed)
-        w, b, loss = fit_hyperplanes(
+        config = self.config.hyperplane_of(rule)
+        kind = self.config.feature_norm if config.solver == "paper" else "none"
+        fitted = fit_hyperplanes(
             key,
             self.train,
             pools,
             identities,
-            norm=norm,
-            config=self.config.hyperplane,
+            norm=fit_feature_norm(self.train, kind=kind, keep=self._keep),
+            config=config,
             memory_mb=self.config.probe_memory,
         )
-        counts = to_counts(count_hyperplanes(self.val, probed, labels.concept_category[probed], w, b))
-        b = np.asarray(b)
+        category = labels.concept_category[probed]
+        counts = to_counts(count_hyperplanes(self.val, probed, category, fitted.w, fitted.b, fitted.shift))
+        fitted, threshold = Hyperplanes(*map(np.asarray, fitted)), fitted.threshold()
+        scales = self._scales(fitted)
 
         def numbers(place):
-            return _of_pool(pools[place[-1]], b[place])
+            (i,) = place
+            return {
+                "n_pos_train": len(pools[i].positives),
+                "n_neg_train": pools[i].num_negatives,
+                "threshold": float(threshold[i]),
+                "loss": float(fitted.loss[i]),
+                "gradient_norm": float(fitted.gradient_norm[i]),
+                "converged": bool(fitted.converged[i]),
+            } | scales
 
-        return {"w": np.asarray(w), "b": b}, numbers, counts, self._overshot(np.asarray(loss))
+        unconverged = np.flatnonzero(np.isfinite(fitted.loss) & ~fitted.converged)
+        # SGD stops where it stops: that is said once a backbone (`paper_notes`).
+        warned = unconverged if config.solver == "lbfgs" else ()
+        notes = [self._unconverged([labels.concepts[probed[i]] for i in warned], len(probed))] if len(warned) else []
+        arrays = {"w": fitted.w, "b": threshold, "shift": fitted.shift}
+        return _Fitted(arrays, numbers, counts, (fitted.loss, fitted.gradient_norm), tuple(notes))
 
-    def _overshot(self, loss: np.ndarray) -> list[str]:
-        """Tells of regressions whose steps were too long for the scale of the token."""
-        count = int(np.sum(~(loss <= OVERSHOT_LOSS)))
-        if not count:
-            return []
+    def _scales(self, fitted: Hyperplanes) -> dict[str, float | None]:
+        """The smallest and the largest deviation of the features that vary and are kept."""
+        varies = fitted.deviation > np.finfo(np.float32).eps * np.abs(fitted.shift)
+        scales = fitted.deviation[varies if self._keep is None else varies & self._keep]
+        if not len(scales):
+            return {"scale_low": None, "scale_high": None}
+        return {"scale_low": float(scales.min()), "scale_high": float(scales.max())}
+
+    def _unconverged(self, concepts: list[Concept], count: int) -> str:
         layer, token = self.cell
-        return [
-            f"{self.backbone.name}, {token} of block {layer}: {count} of {len(loss)} hyperplane regressions overshot: "
-            f"their loss ended above twice that of an empty template. The token's scale is too large for --learning_rate="
-            f"{self.config.hyperplane.learning_rate:g} of {self.config.hyperplane.optimizer}: lower it, or give "
-            "--feature_norm=standardize"
-        ]
+        return (
+            f"{self.backbone.name}, {token} of block {layer}: {len(concepts)} of {count} hyperplane regressions did not "
+            f"reach their minimum, those of {_named(concepts)}; raise --penalty (now {self.config.hyperplane.penalty:g})"
+        )
 
-    def _cosine(self, probed: np.ndarray, norm: Affine):
+    def _cosine(self, rule: Rule, probed: np.ndarray) -> _Fitted:
         shots, labels, support = self.config.shots, self.design.labels, self.design.support
+        kind = "center" if rule == "cosine_centered" else self.config.feature_norm
+        norm = fit_feature_norm(self.train, kind=kind, keep=self._keep)
         drawn = Support.of(support, labels, probed, self.train.mesh)
         alpha, t, fitted_on = fit_cosine(self.train, drawn, norm=norm, shots=shots)
         queries = Trials.of(self.design.queries, labels, probed, self.val.mesh)
@@ -253,10 +302,10 @@ class SweepCell:
             }
 
         arrays = {"alpha": np.asarray(alpha), "t": t, "shift": np.asarray(norm.shift), "scale": np.asarray(norm.scale)}
-        return arrays, numbers, counts, []
+        return _Fitted(arrays, numbers, counts)
 
     def _shots(self, rule: Rule) -> tuple[int | None, ...]:
-        return (None,) if rule == "hyperplane" else self.config.shots
+        return (None,) if rule in HYPERPLANE_RULES else self.config.shots
 
     def _row(self, rule: Rule, k: int, evaluation: Evaluation | None = None) -> dict:
         """What stands in every row of a concept; by default of the evaluation of the task's own rows."""
@@ -273,6 +322,7 @@ class SweepCell:
             "token": token,
             "rule": rule,
             "evaluation": evaluation or ("patch" if self.config.task == "segmentation" else "image"),
+            "seed": self.config.seed,
             "shots": None,
             "trial": None,
             "effective_shots": None,
@@ -296,13 +346,22 @@ class SweepCell:
         return self._row(rule, k) | numbers
 
 
-def _of_pool(pool: RowPool, threshold: np.floating) -> dict:
-    """What a hyperplane was fitted on, and what it came to."""
-    return {
-        "n_pos_train": len(pool.positives),
-        "n_neg_train": pool.num_negatives,
-        "threshold": float(threshold),
-    }
+def paper_notes(table: pa.Table) -> list[str]:
+    """What a reader must know of hyperplanes that the paper's SGD fitted: a note for each backbone of a results table."""
+    patches = pc.and_(pc.equal(table["rule"], RULE_OF_SOLVER["paper"]), pc.not_equal(table["evaluation"], "pixel"))
+    fits = table.filter(pc.and_(patches, pc.is_valid(table["converged"])))
+    counted = fits.group_by("backbone", use_threads=False).aggregate([("converged", "count"), ("converged", "sum")])
+    return [
+        f"{backbone}, --solver=paper: SGD stops before the minimum by design, and its scores depend on the scale of the "
+        f"features: {count - converged} of {count} regressions did not converge"
+        for backbone, count, converged in zip(*counted.to_pydict().values(), strict=True)
+    ]
+
+
+def _named(concepts: list[Concept]) -> str:
+    """The first concepts by name, and how many more there are."""
+    names = ", ".join(f"{concept.name} ({concept.category})" for concept in concepts[:NAMED])
+    return names + (f" and {len(concepts) - NAMED} more, which the report lists" if len(concepts) > NAMED else "")
 
 
 def _measured(metrics: BalancedMetrics, counts: Counts, place: tuple[int, ...], where: str) -> dict:
@@ -315,5 +374,5 @@ def _measured(metrics: BalancedMetrics, counts: Counts, place: tuple[int, ...], 
         "skipped": undefined_reason(n_pos, n_neg, where),
     }
     if columns["skipped"]:
-        return columns | {"threshold": None}
+        return columns | dict.fromkeys(("threshold", *FIT))
     return columns | {metric: float(getattr(metrics, metric)[place]) for metric in METRICS}

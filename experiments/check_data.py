@@ -119,6 +119,13 @@ def check_broden(folder: Path, *, decode: bool) -> list[str]:
     _print_table(["split", "images", "missing", "masks", "missing"], splits)
     per_split = [title for split in SPLITS for title in (f"{split} images", "masks", "missing")]
     _print_table(["category", "concepts", *per_split], categories)
+    if tables.coverage:
+        of_label = Counter(concept.number for concept in tables.concepts)
+        several = sum(count > 1 for count in of_label.values())
+        print(
+            f"{len(of_label):,} labels, {several:,} of them in several categories: a sweep probes each once, in the "
+            "category that it covers most of, unless it is given --label_categories=all\n"
+        )
 
     absent = [name for name, size in sizes.items() if size is None]
     defects = [

@@ -7,13 +7,13 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 from absl import flags
 from etils import epath
 
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.probes.hyperplane import DEFAULT_MEMORY_MB, HyperplaneConfig, Optimizer
+from vitprobe_jax.probes.hyperplane import DEFAULT_MEMORY_MB, SOLVERS, HyperplaneConfig, Solver
 from vitprobe_jax.types import (
     ALL_TOKENS,
     FEATURE_NORMS,
@@ -30,8 +30,18 @@ from vitprobe_jax.types import (
 
 _SHARED_CACHE = "several processes meet there: name a folder or a bucket that all of them reach"
 _NOTHING_TO_KEEP = "this study keeps no features, as every epoch sees other crops of the images; leave it out"
+RULE_OF_SOLVER: dict[Solver, Rule] = {"lbfgs": "hyperplane", "paper": "hyperplane_paper"}
+"""What results call hyperplanes that were fitted by each solver."""
+ASKED_RULES = tuple(rule for rule in RULES if rule != RULE_OF_SOLVER["paper"])
+"""The values of `--rules`; `--solver` says which hyperplanes they stand for."""
+SOLVER_FLAGS: dict[Solver, dict[str, str]] = {
+    "lbfgs": {"penalty": "penalty"},
+    "paper": {"epochs": "epochs", "probe_batch": "batch_size", "learning_rate": "learning_rate"},
+}
+"""The flags that one solver alone reads, and their fields in `HyperplaneConfig`."""
 CROPS = ("auto", "family", "none")
 DTYPES = ("float32", "bfloat16")
+LABEL_CATEGORIES = ("primary", "all")
 NOT_IN_RESULTS = (
     "out",
     "resume",
@@ -141,13 +151,19 @@ class RunConfig(LaunchConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepConfig(RunConfig):
-    """The main study's own flags beside the shared ones."""
+    """The main study's own flags beside the shared ones.
+
+    Attributes are the flags of the same names (`--help`); `hyperplane` holds the protocol's numbers for all solvers, see
+    `hyperplane_of`.
+    """
 
     task: Task
     rules: tuple[Rule, ...]
+    solver: tuple[Solver, ...]
     shots: tuple[int, ...]
     trials: int
     categories: tuple[str, ...]
+    label_categories: str
     min_positives: int
     feature_norm: FeatureNorm
     drop_features: int
@@ -155,9 +171,12 @@ class SweepConfig(RunConfig):
     probe_memory: int
     pixel_level: bool
     examples: bool
+    seeds: int
 
     def __post_init__(self):
         super().__post_init__()
+        last = "must be at least 1, and --seed + --seeds at most 2^32: the last seed is --seed + --seeds - 1"
+        require(self.seeds >= 1 and self.seed + self.seeds <= 2**32, "seeds", last)
         require(bool(self.shots) and min(self.shots) >= 1, "shots", "name one at least, each 1 or more")
         require(len(set(self.shots)) == len(self.shots), "shots", "a number stands twice")
         require(self.trials >= 1, "trials", "must be at least 1")
@@ -168,6 +187,29 @@ class SweepConfig(RunConfig):
         require(not (self.pixel_level and self.patches_per_image), "pixel_level", pixels_of_patches)
         pixels_of_images = "--task=classification has one row an image and no score maps; give --nopixel_level"
         require(not (self.pixel_level and self.task == "classification"), "pixel_level", pixels_of_images)
+
+    @property
+    def fitted_rules(self) -> tuple[Rule, ...]:
+        """The rules as results call them: hyperplanes once for each solver."""
+        solved = tuple(RULE_OF_SOLVER[solver] for solver in self.solver)
+        chosen = {rule for own in self.rules for rule in (solved if own == "hyperplane" else (own,))}
+        return tuple(rule for rule in RULES if rule in chosen)
+
+    def hyperplane_of(self, rule: Rule) -> HyperplaneConfig:
+        """The protocol's numbers under one of the hyperplane rules."""
+        (solver,) = (solver for solver, own in RULE_OF_SOLVER.items() if own == rule)
+        return dataclasses.replace(self.hyperplane, solver=solver)
+
+    def resolved(self) -> dict:
+        """Every field, JSON-ready, without the numbers of solvers that are not asked for: nothing depends on them."""
+        record = super().resolved()
+        unread = {field for solver in SOLVERS if solver not in self.solver for field in SOLVER_FLAGS[solver].values()}
+        read = {name: value for name, value in record["hyperplane"].items() if name not in {"solver", *unread}}
+        return record | {"hyperplane": read}
+
+    def by_seed(self) -> "tuple[SweepConfig, ...]":
+        """The configuration of each seed's draws and fits: those of a sweep with this `--seed` on the same features."""
+        return tuple(dataclasses.replace(self, seed=self.seed + i, seeds=1) for i in range(self.seeds))
 
 
 class _Definer:
@@ -263,14 +305,39 @@ def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define_run_flags(values)
     define = _Definer(values)
     define.enum("task", "segmentation", TASKS, "Probe patches (segmentation) or [CLS] (classification).")
-    define.list("rules", ["hyperplane", "cosine"], f"Decision rules, of {','.join(RULES)}.")
+    define.list("rules", ["hyperplane", "cosine"], f"Decision rules, of {','.join(ASKED_RULES)}.")
+    define.list(
+        "solver",
+        ["lbfgs"],
+        "How hyperplanes are fitted, of lbfgs (to the minimum of their loss) and paper (the paper's few epochs of SGD, "
+        "which stop before it); of both, results call the second rule hyperplane_paper.",
+    )
     define.list("shots", ["1", "5", "10", "50", "100", "500"], "Support images of cosine templates.")
     define.integer("trials", 10, "Random draws of support images.")
+    define.integer(
+        "seeds",
+        1,
+        "Repeat all draws (pools, support sets, queries) and fits with this many seeds, from --seed on, on the same images "
+        "and features; intervals and tests then include seeds.",
+    )
     define.list("categories", [], "Concept categories to probe; default: all but color.")
+    define.enum(
+        "label_categories",
+        "primary",
+        LABEL_CATEGORIES,
+        "primary: a label of several categories is one concept, in the category that it covers most of; all: a concept in "
+        "each, so that it counts twice in means and tests.",
+    )
     define.integer(
         "min_positives", 5, "Concepts with fewer positive training rows are reported as skipped, not probed."
     )
-    define.enum("feature_norm", "none", FEATURE_NORMS, "Normalisation of features, by training statistics.")
+    define.enum(
+        "feature_norm",
+        "none",
+        FEATURE_NORMS,
+        "Normalisation of features by training statistics, for cosine templates and --solver=paper; --solver=lbfgs "
+        "standardises features itself.",
+    )
     define.integer(
         "drop_features",
         0,
@@ -278,14 +345,19 @@ def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "backbone NAME-200.",
     )
     defaults = HyperplaneConfig()
-    define.enum("optimizer", defaults.optimizer, get_args(Optimizer), "Of the hyperplanes' logistic regressions.")
     define.float(
-        "learning_rate", defaults.learning_rate, "Of the optimiser, on features as --feature_norm leaves them."
+        "penalty",
+        defaults.penalty,
+        "--solver=lbfgs: weight of |w|^2 / 2 beside the mean cross-entropy of a hyperplane, on standardised features.",
     )
-    define.float("l2", defaults.l2, "Weight decay of hyperplanes: |w|^2 / 2 is added to the loss so many times.")
-    define.integer("probe_batch", defaults.batch_size, "Rows a gradient step of a hyperplane.")
+    define.float(
+        "learning_rate",
+        defaults.learning_rate,
+        "--solver=paper: learning rate of SGD, on features as --feature_norm leaves them.",
+    )
+    define.integer("probe_batch", defaults.batch_size, "--solver=paper: rows of a gradient step.")
+    define.integer("epochs", defaults.epochs, "--solver=paper: passes over a round's rows.")
     define.integer("rounds", defaults.rounds, "Rounds of hard-negative mining; the first trains on random negatives.")
-    define.integer("epochs", defaults.epochs, "Passes over a round's rows.")
     define.integer("pool_ratio", defaults.pool_ratio, "Negative pool of a concept, in positives.")
     define.integer("negative_ratio", defaults.negative_ratio, "Negatives of a round, in positives.")
     define.integer("probe_memory", DEFAULT_MEMORY_MB, "MiB that fitting hyperplanes may take beside the feature table.")
@@ -337,15 +409,20 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
     """The sweep's record from parsed flags.
 
     Raises:
-        InputError: a value that makes no sense; names the flag.
+        InputError: a value that makes no sense, or a flag that nothing asked for would read; names the flag.
     """
+    rules = choices("rules", values.rules, ASKED_RULES)
+    solver = tuple(sorted(choices("solver", values.solver, SOLVERS), key=SOLVERS.index))
+    _require_read(values, rules, solver)
     return SweepConfig(
         **run_values(values),
         task=values.task,
-        rules=choices("rules", values.rules, RULES),
+        rules=rules,
+        solver=solver,
         shots=tuple(sorted(numbers("shots", values.shots))),
         trials=values.trials,
         categories=tuple(values.categories),
+        label_categories=values.label_categories,
         min_positives=values.min_positives,
         feature_norm=values.feature_norm,
         drop_features=values.drop_features,
@@ -355,13 +432,27 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
             pool_ratio=values.pool_ratio,
             negative_ratio=values.negative_ratio,
             batch_size=values.probe_batch,
-            optimizer=values.optimizer,
+            penalty=values.penalty,
             learning_rate=values.learning_rate,
-            l2=values.l2,
         ),
         probe_memory=values.probe_memory,
         pixel_level=values.pixel_level,
         examples=values.examples,
+        seeds=values.seeds,
+    )
+
+
+def _require_read(values: flags.FlagValues, rules: Sequence[Rule], solver: Sequence[Solver]) -> None:
+    """Refuses flags that were given, on the command line or in a flag file, but that would change nothing."""
+    for own, names in SOLVER_FLAGS.items():
+        for name in names:
+            mend = f"applies to --solver={own} only; add it or remove the flag"
+            require(own in solver or not values[name].present, name, mend)
+    reads_norm = "cosine" in rules or ("hyperplane" in rules and "paper" in solver)
+    require(
+        reads_norm or not values["feature_norm"].present or values.feature_norm == "none",
+        "feature_norm",
+        "applies to --rules=cosine and --solver=paper only; add one of them or remove the flag",
     )
 
 

@@ -94,8 +94,21 @@ def plan_backbone(
     return BackbonePlan(backbone, tuple(cells), shapes, passes, tuple(resident), on_disk)
 
 
-def format_plan(plans: Sequence[BackbonePlan], finished: Mapping[str, int], bounds: Bounds) -> str:
-    """The plans as lines of text."""
+def format_plan(
+    plans: Sequence[BackbonePlan],
+    finished: Mapping[str, int],
+    bounds: Bounds,
+    *,
+    fits: Mapping[str, int] | None = None,
+) -> str:
+    """The plans as lines of text.
+
+    Args:
+        plans: one a backbone.
+        finished: cells that are finished, by backbone.
+        bounds: of the memory that features may take.
+        fits: by backbone, cells that are left to fit, where there are more than rules: with several seeds.
+    """
     lines = [
         f"plan: features in memory at most {bounds.host // MB} MiB (--host_memory), on a device "
         f"{bounds.device // MB} MiB (--device_memory)"
@@ -118,6 +131,10 @@ def format_plan(plans: Sequence[BackbonePlan], finished: Mapping[str, int], boun
             f"    all tables: {total / MB:.1f} MiB {where}",
             f"    {len(plan.passes)} pass{'es' * (len(plan.passes) > 1)} over the images, {plan.images} images in all",
         ]
+        if fits:
+            lines.append(
+                f"    {fits[plan.backbone]} fits: each pair under each rule and seed, all on the same features"
+            )
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from experiments import config as run_config
 from experiments.backbones import input_digests, load_backbones
 from experiments.cells import Design, SweepCell
 from experiments.config import SweepConfig
+from experiments.labelling import probed_concepts
 from experiments.plan import BackbonePlan
 from experiments.preparation import PreparedData
 from experiments.processes import make_meshes
@@ -89,7 +90,7 @@ def _outcomes_of_pass(
     config: SweepConfig, data: PreparedData, backbone: Backbone, plan: BackbonePlan, cells: Sequence[Cell]
 ) -> Iterator[Outcome]:
     labels = {split: data.labels(backbone, split) for split in SPLITS}
-    design = Design.draw(labels["train"], labels["val"], config)
+    design = Design.draw(labels["train"], labels["val"], config, probed_concepts(config, data.dataset))
     for cell in progress(cells, total=len(cells), label=backbone.spec.name, unit="token"):
         tables = [data.table(backbone, split, cell, labels[split], plan) for split in SPLITS]
         for norm, (optimizer, rate) in itertools.product(FEATURE_NORMS, SETTINGS):

@@ -62,15 +62,24 @@ class ResultsFolder:
         """Where the finished rows of one cell stand: of a block, token and rule, or whatever a study finishes at a time."""
         return self.path / "cells" / backbone / f"{'_'.join(map(str, names))}.parquet"
 
-    def add_cell(self, templates: Templates, rows: pa.Table) -> None:
-        """Writes what one cell came to. The rows come last: where they stand, the cell is finished.
+    def sweep_cell(self, backbone: str, layer: int, token: str, rule: str, seed: int) -> epath.Path:
+        """The file of the finished rows of one block, token and rule under one seed; the run's own seed is not named."""
+        names = (layer, token, rule) if seed == self.seed else (layer, token, rule, f"seed{seed}")
+        return self.cell(backbone, *names)
+
+    def add_cell(self, templates: Templates, rows: pa.Table, seed: int) -> None:
+        """Writes the templates of a cell, then its rows; the rows file marks the cell as finished under this seed.
+
+        Only templates of the run's own seed are kept: a file per seed would multiply what is by far the largest part of a
+        results folder, and readers of templates would have to choose.
 
         Raises:
             InputError: the disk refuses; finished cells stay.
         """
         place = (templates.layer, templates.token, templates.rule)
         fitted = template_path(self.path / "templates" / templates.backbone, *place)
-        self.add_rows(self.cell(templates.backbone, *place), rows, {fitted: lambda: save_templates(fitted, templates)})
+        kept = {fitted: lambda: save_templates(fitted, templates)} if seed == self.seed else {}
+        self.add_rows(self.sweep_cell(templates.backbone, *place, seed), rows, kept)
 
     def add_rows(
         self, path: epath.Path, rows: pa.Table, beside: Mapping[epath.Path, Callable[[], object]] | None = None

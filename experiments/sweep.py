@@ -4,18 +4,21 @@
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from etils import epath
+from jaxtyping import Bool
 
 from experiments import config as run_config
 from experiments import processes
 from experiments.backbones import input_digests, load_backbones, note_backbone
-from experiments.cells import Design, SweepCell
+from experiments.cells import Design, SweepCell, paper_notes
 from experiments.config import SweepConfig, require
 from experiments.examples import make_examples
+from experiments.labelling import label_digests, label_note, probed_concepts
 from experiments.pixel_data import pixel_grid, pixel_table
 from experiments.plan import BackbonePlan, format_plan
 from experiments.preparation import PreparedData
@@ -30,7 +33,7 @@ from vitprobe_jax.metrics.results import make_table
 from vitprobe_jax.probes.feature_norm import CHANGES
 from vitprobe_jax.report.examples import masks_path, write_examples
 from vitprobe_jax.report.page import write_report
-from vitprobe_jax.types import SPLITS, Rule
+from vitprobe_jax.types import HYPERPLANE_RULES, SPLITS, Rule
 
 
 def run_sweep(config: SweepConfig) -> epath.Path | None:
@@ -50,14 +53,24 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
             pixel_grid(config, backbone)
     dataset = open_dataset(config.dataset, seed=config.seed).select(config.categories)
     dataset.require_splits(*SPLITS)
+    probed = probed_concepts(config, dataset)
     folder = ResultsFolder(config.out, config.seed)
     if not config.dry_run:
-        folder = processes.on_first(lambda: ResultsFolder.open(config, input_digests(dataset, whole))) or folder
+        inputs = input_digests(dataset, whole) | label_digests(config, dataset)
+        folder = processes.on_first(lambda: ResultsFolder.open(config, inputs)) or folder
+    if note := label_note(config, dataset):
+        folder.note(note)
     data = PreparedData(config, config.task, dataset, folder, mesh, local_mesh)
     if config.feature_norm != "none":
         changes = CHANGES[config.feature_norm]
         folder.note(
             f"--feature_norm={config.feature_norm}: {changes}; folded into the templates, which apply to raw tokens"
+        )
+    if config.seeds > 1:
+        folder.note(
+            f"--seeds={config.seeds}: draws and fits are repeated for the seeds {config.seed} to "
+            f"{config.seed + config.seeds - 1} on the same images and features; templates/ and the examples are those of "
+            f"seed {config.seed}"
         )
     if config.drop_features:
         folder.note(
@@ -66,20 +79,24 @@ def run_sweep(config: SweepConfig) -> epath.Path | None:
         )
     work = [_open_cells(config, backbone, folder) for backbone in backbones]
     plans = [
-        data.plan(backbone, list(dict.fromkeys(cell for cell, _ in todo)))
+        data.plan(backbone, list(dict.fromkeys(cell for cell, _, _ in todo)))
         for backbone, (todo, _) in zip(backbones, work, strict=True)
     ]
     if processes.is_first():
         finished = {plan.backbone: len(paths) - len(todo) for plan, (todo, paths) in zip(plans, work, strict=True)}
-        print(format_plan(plans, finished, data.bounds), flush=True)
+        fits = {plan.backbone: len(todo) for plan, (todo, _) in zip(plans, work, strict=True)}
+        print(format_plan(plans, finished, data.bounds, fits=fits if config.seeds > 1 else {}), flush=True)
     if config.dry_run:
         _foretell(data, backbones, plans)
         return None
     for backbone, plan, (todo, _) in zip(backbones, plans, work, strict=True):
-        _sweep_backbone(config, backbone, plan, set(todo), data, folder)
+        _sweep_backbone(config, backbone, plan, set(todo), data, folder, probed)
 
     def finish() -> epath.Path:
         table = folder.finish([path for _, paths in work for path in paths])
+        for note in paper_notes(table):
+            folder.warn(note)
+        folder.write_run()
         changed = any(todo for todo, _ in work) or not masks_path(config.out).exists()
         if config.task == "segmentation" and config.examples and changed:
             write_examples(config.out, make_examples(backbones, data, table))
@@ -102,11 +119,15 @@ def _variant(backbone: Backbone, dropped: int) -> Backbone:
 
 def _open_cells(
     config: SweepConfig, backbone: Backbone, folder: ResultsFolder
-) -> tuple[list[tuple[Cell, Rule]], list[epath.Path]]:
-    """What is not finished of a backbone, as the first process sees it, and the paths of all its cells' rows."""
-    blocks = config.blocks(backbone.spec.config.depth)
-    all_cells = [((layer, token), rule) for layer in blocks for token in config.tokens for rule in config.rules]
-    paths = [folder.cell(backbone.spec.name, *cell, rule) for cell, rule in all_cells]
+) -> tuple[list[tuple[Cell, Rule, int]], list[epath.Path]]:
+    """What is not finished of a backbone, as the first process sees it, and the paths of all its cells' rows.
+
+    A cell of this list is a block and token, a rule, and a seed.
+    """
+    seeds = [seeded.seed for seeded in config.by_seed()]
+    places = itertools.product(config.blocks(backbone.spec.config.depth), config.tokens)
+    all_cells = list(itertools.product(places, config.fitted_rules, seeds))
+    paths = [folder.sweep_cell(backbone.spec.name, *cell, rule, seed) for cell, rule, seed in all_cells]
     there = np.array([processes.is_first() and path.exists() for path in paths])
     there = processes.from_first(there)
     return [item for item, finished in zip(all_cells, there, strict=True) if not finished], paths
@@ -116,40 +137,60 @@ def _sweep_backbone(
     config: SweepConfig,
     backbone: Backbone,
     plan: BackbonePlan,
-    todo: set[tuple[Cell, Rule]],
+    todo: set[tuple[Cell, Rule, int]],
     data: PreparedData,
     folder: ResultsFolder,
+    probed: Bool[np.ndarray, " K"],
 ) -> None:
-    """All open cells of one backbone, from as few passes over the images as fit the memory."""
+    """All open cells of one backbone, from as few passes over the images as fit the memory.
+
+    Seed by seed within a pass, as the draws of one seed may take gigabytes; the rows of the pass are read again for each.
+    """
     spec = backbone.spec
     note_backbone(backbone, config.task, folder)
-    design = None
+    labels = design = None
+    last_seeds = {cell: seed for cell, _, seed in sorted(todo, key=lambda item: item[2])}
     for cells in plan.passes:
         data.extract(backbone, plan, cells)
-        if design is None:
+        if labels is None:
             # Only now is it known which images cannot be decoded.
             labels = {split: data.labels(backbone, split) for split in SPLITS}
-            with folder.stage(f"draw, {spec.name}", "concepts", len(data.dataset.concepts)):
-                design = Design.draw(labels["train"], labels["val"], config)
-            mining_note = design.mining_note(config) if "hyperplane" in config.rules else ""
-            if mining_note:
-                folder.warn(f"{spec.name}: {mining_note}")
-        for cell in progress(cells, total=len(cells), label=f"{spec.name} probes", unit="token"):
-            tables = [data.table(backbone, split, cell, labels[split], plan) for split in SPLITS]
-            work = SweepCell(config, data.dataset.name, spec, cell, design, *tables)
-            for rule in (rule for rule in config.rules if (cell, rule) in todo):
-                with folder.stage(f"{rule}, {spec.name} {cell[0]} {cell[1]}", "concepts", len(design.pools)):
-                    templates, rows, notes = work.run(rule)
-                if config.pixel_level and rule == "hyperplane":
-                    pixels = pixel_table(data, backbone, cell)
-                    with folder.stage(f"pixels, {spec.name} {cell[0]} {cell[1]}", "images", pixels.num_images):
-                        rows += work.pixel_rows(templates, pixels, rows)
-                for note in notes:
-                    logging.warning("%s", note)
-                    folder.note(note)
-                if processes.is_first():
-                    folder.add_cell(templates, make_table(rows))
-            data.release(backbone, cell)
+        for seeded in config.by_seed():
+            open_cells = [
+                cell for cell in cells if any((cell, rule, seeded.seed) in todo for rule in config.fitted_rules)
+            ]
+            named = f"{spec.name}, seed {seeded.seed}" if config.seeds > 1 else spec.name
+            if open_cells and (design is None or design.seed != seeded.seed):
+                with folder.stage(f"draw, {named}", "concepts", int(probed.sum())):
+                    design = Design.draw(labels["train"], labels["val"], seeded, probed)
+                mining_note = design.mining_note(seeded) if "hyperplane" in config.rules else ""
+                if mining_note:
+                    folder.warn(f"{named}: {mining_note}")
+            for cell in progress(open_cells, total=len(open_cells), label=f"{named} probes", unit="token"):
+                rules = [rule for rule in config.fitted_rules if (cell, rule, seeded.seed) in todo]
+                tables = [data.table(backbone, split, cell, labels[split], plan) for split in SPLITS]
+                work = SweepCell(seeded, data.dataset.name, spec, cell, design, *tables)
+                for rule in rules:
+                    _fit(work, rule, named, data, backbone, folder)
+                if seeded.seed == last_seeds[cell]:
+                    data.release(backbone, cell)
+
+
+def _fit(
+    work: SweepCell, rule: Rule, named: str, data: PreparedData, backbone: Backbone, folder: ResultsFolder
+) -> None:
+    """Fits and tests one cell under one rule and seed, and writes what it finds; `named` is what stages call it."""
+    layer, token = work.cell
+    with folder.stage(f"{rule}, {named} {layer} {token}", "concepts", int(work.design.probed.sum())):
+        templates, rows, notes = work.run(rule)
+    if work.config.pixel_level and rule in HYPERPLANE_RULES:
+        pixels = pixel_table(data, backbone, work.cell)
+        with folder.stage(f"pixels, {named} {layer} {token}", "images", pixels.num_images):
+            rows += work.pixel_rows(templates, pixels, rows)
+    for note in notes:
+        folder.warn(f"seed {work.config.seed}: {note}" if data.config.seeds > 1 else note)
+    if processes.is_first():
+        folder.add_cell(templates, make_table(rows), work.config.seed)
 
 
 def _foretell(data: PreparedData, backbones: Sequence[Backbone], plans: Sequence[BackbonePlan]) -> None:

@@ -24,8 +24,9 @@ Task = Literal["segmentation", "classification"]
 Rows = Literal["segmentation", "classification", "pools"]
 """The rows of an image: those of a task, or the two that may stand for all of it, [CLS] and the mean of its patches."""
 
-Rule = Literal["hyperplane", "cosine", "cosine_centered"]
-"""How a template decides. `cosine_centered` is the cosine rule on features less the mean of the training rows."""
+Rule = Literal["hyperplane", "hyperplane_paper", "cosine", "cosine_centered"]
+"""How a template decides. `hyperplane` is a logistic regression at its minimum, `hyperplane_paper` the same regression where
+the paper's SGD leaves it; `cosine_centered` is the cosine rule on features less the mean of the training rows."""
 
 Evaluation = Literal["patch", "image", "pixel"]
 """What a metric counts: patches (segmentation), images (classification), or pixels under score maps that were upsampled."""
@@ -40,6 +41,7 @@ ALL_TOKENS: tuple[Token, ...] = get_args(Token)
 INTERMEDIATES: tuple[Intermediate, ...] = get_args(Intermediate)
 TASKS: tuple[Task, ...] = get_args(Task)
 RULES: tuple[Rule, ...] = get_args(Rule)
+HYPERPLANE_RULES: tuple[Rule, ...] = ("hyperplane", "hyperplane_paper")
 EVALUATIONS: tuple[Evaluation, ...] = get_args(Evaluation)
 SPLITS: tuple[Split, ...] = get_args(Split)
 FEATURE_NORMS: tuple[FeatureNorm, ...] = get_args(FeatureNorm)
@@ -50,7 +52,8 @@ PATCH_LABELS: tuple[PatchLabel, ...] = get_args(PatchLabel)
 class Concept:
     """A visual concept: what a probe decides about.
 
-    A label that stands in two categories is two concepts; `(number, category)` is the identity.
+    A label of two categories is two concepts; `(number, category)` is the identity. A sweep probes one of them unless asked
+    for all (`Dataset.primary_concepts`).
 
     Attributes:
         number: the label number of the data set, at least 1.

@@ -35,7 +35,7 @@ def prepare_library(config: BenchConfig) -> Work:
     val, w, b = _problem(config)
     table = val.place()
     concept = np.arange(config.concepts, dtype=np.int32)
-    templates = (concept, np.zeros_like(concept), jnp.asarray(w), jnp.asarray(b))
+    templates = (concept, np.zeros_like(concept), *map(jnp.asarray, (w, b)), jnp.zeros(config.width))
 
     def run():
         return jax.block_until_ready(count_hyperplanes(table, *templates))

@@ -121,7 +121,8 @@ def prepare_probes(config: BenchConfig) -> Work:
         return jax.block_until_ready(fitted)
 
     def accuracy(fitted) -> tuple[str, float]:
-        counts = np.asarray(count_hyperplanes(table, kept, labels.concept_category[kept], fitted.w, fitted.b), float)
+        hyperplanes = fitted.w, fitted.b, fitted.shift
+        counts = np.asarray(count_hyperplanes(table, kept, labels.concept_category[kept], *hyperplanes), float)
         tp, fp, n_pos, n_neg = counts.T
         return "accuracy", float(np.mean((tp / n_pos + 1 - fp / n_neg) / 2))
 
@@ -158,7 +159,7 @@ def prepare_metrics(config: BenchConfig) -> Work:
     rng = np.random.default_rng(config.seed)
     w = jnp.asarray(rng.standard_normal((config.concepts, config.width), dtype=np.float32))
     concept = np.arange(config.concepts, dtype=np.int32)
-    arguments = (concept, labels.concept_category, w, jnp.zeros(config.concepts))
+    arguments = (concept, labels.concept_category, w, jnp.zeros(config.concepts), jnp.zeros(config.width))
     return Work(
         lambda: jax.block_until_ready(count_hyperplanes(table, *arguments)),
         lambda counted: ("rows found", float(np.asarray(counted, float)[:, :2].sum())),

@@ -144,7 +144,7 @@ class Draws:
         """The templates by name, and the counts of the hyperplanes."""
         labels, concepts = self.labels, self.concepts
         norm = fit_feature_norm(table, kind="standardize")
-        w, b, _ = fit_hyperplanes(
+        fitted = fit_hyperplanes(
             jax.random.key(config.seed),
             table,
             self.pools,
@@ -153,13 +153,13 @@ class Draws:
             config=HyperplaneConfig(),
             memory_mb=PROBE_MB,
         )
-        counts = count_hyperplanes(table, concepts, labels.concept_category[concepts], w, b)
+        counts = count_hyperplanes(table, concepts, labels.concept_category[concepts], fitted.w, fitted.b, fitted.shift)
         support = Support.of(self.support, labels, concepts, table.mesh)
         alpha, t, _ = fit_cosine(table, support, norm=norm, shots=config.shots)
         jax.block_until_ready(
             count_cosine(table, Trials.of(self.queries, labels, concepts, table.mesh), alpha, t, norm=norm)
         )
-        templates = {"w": w, "b": b, "alpha": alpha, "t": t}
+        templates = {"w": fitted.w, "b": fitted.b, "alpha": alpha, "t": t}
         return {name: np.asarray(leaf) for name, leaf in templates.items()}, np.asarray(counts)
 
 

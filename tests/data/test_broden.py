@@ -52,6 +52,68 @@ def test_concepts_are_one_a_category_in_the_order_of_the_columns(folder):
     assert not dataset.skip_corrupt
 
 
+def primary(dataset, *categories):
+    """The categories of labels 7 and 12 that are primary."""
+    chosen = dataset.select(categories)
+    concepts = [concept for concept, one in zip(chosen.concepts, chosen.primary_concepts(), strict=True) if one]
+    assert len({concept.number for concept in concepts}) == len(concepts)
+    return {concept.number: concept.category for concept in concepts if concept.number in (7, 12)}
+
+
+def test_the_primary_category_of_a_label_covers_most(folder):
+    """By image counts unless c_CATEGORY.csv says how much; `door` is in 2 images as an object, in 9 as a part."""
+    dataset = open_broden(folder, "x")
+    assert dataset.primary_concepts().sum() == len(dataset.concepts) - 2
+    assert primary(dataset) == {7: "part", 12: "material"}
+    assert primary(dataset, "object", "material") == {7: "object", 12: "material"}
+    assert primary(dataset, "object") == {7: "object", 12: "object"}
+    fingerprint = dataset.fingerprint
+    # Few images, but large: what counts is the coverage.
+    (folder / "c_object.csv").write_text("code,number,name,frequency,coverage\n1,7,door,2,3.5\n2,12,wood,3,0.25\n")
+    (folder / "c_part.csv").write_text("code,number,name,frequency,coverage\n1,7,door,9,1.25\n")
+    dataset = open_broden(folder, "x")
+    # The table of materials is missing: wood is still measured by images in both of its categories.
+    assert primary(dataset) == {7: "object", 12: "material"}
+    (folder / "c_material.csv").write_text("code,number,name,frequency,coverage\n1,12,wood,36,0.125\n")
+    dataset = open_broden(folder, "x")
+    assert primary(dataset) == {7: "object", 12: "object"}
+    # Features in a cache stay good.
+    assert dataset.fingerprint == fingerprint
+
+
+def test_of_equal_coverage_the_last_category_is_primary_as_in_netdissect(folder):
+    """NetDissect takes the maximum of (coverage, place of the category)."""
+    table = "code,number,name,frequency,coverage\n1,7,door,2,1.5\n"
+    for category in ("object", "part"):
+        (folder / f"c_{category}.csv").write_text(table)
+    assert primary(open_broden(folder, "x"))[7] == "part"
+
+
+def test_without_counts_the_first_category_of_label_csv_is_primary(folder):
+    labels = LABELS.replace("object(2);part(9)", "part;object").replace("material(36);object(3)", "object;material(36)")
+    (folder / "label.csv").write_text(labels)
+    assert primary(open_broden(folder, "x")) == {7: "part", 12: "object"}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("code,number,name,frequency\n1,7,door,2\n", r"c_part.csv: has no column coverage"),
+        ("number,coverage\n7,much\n", r"c_part.csv: line 2: number and coverage are numbers"),
+    ],
+)
+def test_malformed_coverage_is_one_line(folder, table, message):
+    (folder / "c_part.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        open_broden(folder, "x")
+    # Where no label has two categories, nothing asks for it.
+    labels = LABELS.replace("object(2);part(9)", "object(2)").replace("material(36);object(3)", "material(36)")
+    write_tables(folder, ["ade/b.jpg,val,8,8,4,4,,,,,0,"], labels=labels)
+    dataset = open_broden(folder, "x")
+    assert dataset.coverage == ()
+    assert dataset.primary_concepts().all()
+
+
 def test_annotation_reads_parts_two_textures_and_the_second_byte(folder):
     split = open_broden(folder, "broden:tiny").splits["train"]
     annotation = split.annotation(0)

@@ -323,3 +323,17 @@ def test_neither_trivial_nor_impossible():
     assert colour.max() < 0.9, scores
     assert (shape > 0.65).all(), scores
     assert shape.max() < 0.99, scores
+
+
+def test_the_primary_categories_are_those_that_labels_cover_most_of(dataset, annotations):
+    """Pixels counted over the masks."""
+    covered = {}
+    for annotation in annotations:
+        for category, mask in annotation.masks:
+            for number, count in zip(*np.unique(mask, return_counts=True), strict=True):
+                covered[int(number), category] = covered.get((int(number), category), 0) + count / mask.size
+    primary = {c.number: c.category for c, one in zip(dataset.concepts, dataset.primary_concepts(), strict=True) if one}
+    assert len(primary) == len(LABELS)
+    for number, _, categories in LABELS:
+        if len(categories) == 2:
+            assert primary[number] == max(categories, key=lambda category: covered[number, category])

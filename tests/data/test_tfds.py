@@ -100,6 +100,8 @@ def test_broden_is_the_same_from_records_as_in_place(broden, built):
     expected, read = open_broden(broden, "broden:x"), open_tfds(f"broden@{built}")
     assert read.name == "tfds:broden/1.0.0"
     assert (read.concepts, read.unprobed, read.skip_corrupt) == (expected.concepts, ("color",), False)
+    assert read.coverage == expected.coverage
+    np.testing.assert_array_equal(read.primary_concepts(), expected.primary_concepts())
     assert_same_images(read, expected)
     for split in SPLITS:
         for i in range(len(read.splits[split])):
@@ -286,3 +288,15 @@ def test_tensorflow_is_never_imported(broden, tmp_path):
     refused = subprocess.run([*command[:3], "--dataset=shapes:3"], env=environment, capture_output=True, text=True)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: --dataset: 'shapes:3' is nothing to build")
+
+
+def test_records_of_an_earlier_version_do_not_know_primary_categories(built, tmp_path):
+    shutil.copytree(built, tmp_path / "data")
+    metadata = tmp_path / "data/broden/1.0.0/metadata.json"
+    content = json.loads(metadata.read_text())
+    del content["coverage"]
+    metadata.write_text(json.dumps(content))
+    dataset = open_tfds(f"broden@{tmp_path / 'data'}")
+    with pytest.raises(InputError, match=r"--label_categories: .*'door, wooden' has several; .*--label_categories=all"):
+        dataset.primary_concepts()
+    assert dataset.select(("object", "scene")).primary_concepts().all()

@@ -79,11 +79,18 @@ def fails(capsys, monkeypatch, tmp_path):
         ("batch_size", "0", "--batch_size"),
         ("min_positives", "0", "--min_positives"),
         ("seed", "-1", "--seed"),
-        ("optimizer", "lion", "optimizer|lion|adam"),
-        ("learning_rate", "-1", "--learning_rate"),
-        ("learning_rate", "nan", "--learning_rate"),
-        ("l2", "-0.1", "--l2"),
-        ("probe_batch", "0", "--probe_batch"),
+        ("optimizer", "sgd", "optimizer"),
+        ("l2", "0.1", "l2"),
+        ("rules", "hyperplane_paper", "--rules|'hyperplane_paper'|hyperplane, cosine, cosine_centered"),
+        ("solver", "adam", "--solver|'adam'|lbfgs, paper"),
+        ("solver", "", "--solver"),
+        ("solver", "paper,paper", "--solver|twice"),
+        ("penalty", "0", "--penalty"),
+        ("penalty", "nan", "--penalty"),
+        ("learning_rate", "0.1", "--learning_rate: applies to --solver=paper only; add it or remove the flag"),
+        ("epochs", "3", "--epochs: applies to --solver=paper only"),
+        ("probe_batch", "128", "--probe_batch: applies to --solver=paper only"),
+        ("feature_norm", "center", "--feature_norm: applies to --rules=cosine and --solver=paper only"),
         ("probe_memory", "0", "--probe_memory"),
         ("rounds", "0", "--rounds"),
         ("backbones", "no_such_model", "--backbones|no_such_model|untrained_dino_tiny"),
@@ -103,6 +110,20 @@ def fails(capsys, monkeypatch, tmp_path):
 )
 def test_flags(fails, flag, value, words):
     fails(words, **{flag: value})
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("learning_rate", "-1", "--learning_rate"),
+        ("learning_rate", "nan", "--learning_rate"),
+        ("epochs", "0", "--epochs"),
+        ("probe_batch", "0", "--probe_batch"),
+        ("penalty", "1e-3", "--penalty: applies to --solver=lbfgs only; add it or remove the flag"),
+    ],
+)
+def test_flags_of_the_papers_solver(fails, flag, value, words):
+    fails(words, solver="paper", **{flag: value})
 
 
 def test_an_argument_that_is_no_flag(fails):

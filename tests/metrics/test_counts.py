@@ -30,7 +30,7 @@ def test_hyperplane_counts_equal_numpy(table):
     labels, rows, w, placed = table
     b = np.full(len(w), 0.25, np.float32)
     concepts = np.arange(len(w), dtype=np.int32)
-    counted = to_counts(count_hyperplanes(placed, concepts, labels.concept_category, jnp.asarray(w), jnp.asarray(b)))
+    counted = to_counts(count_hyperplanes(placed, concepts, labels.concept_category, w, b, np.zeros(10, np.float32)))
     for k in concepts:
         pos, neg = sides(labels, k)
         found = rows @ w[k] - b[k] >= 0
@@ -51,13 +51,13 @@ def test_hyperplane_counts_of_some_concepts_block_by_block(devices, block, monke
     probed = np.array([5, 1, 0, 3], np.int32)
     # Whole numbers, exact in bfloat16: every score is exact, and many are equal to the threshold.
     rows = rng.integers(-3, 4, (37, 3, 8))
-    w, b = rng.integers(-3, 4, (4, 8)), rng.integers(-3, 4, 4)
+    w, b, shift = rng.integers(-3, 4, (4, 8)), rng.integers(-3, 4, 4), rng.integers(-3, 4, 8)
     monkeypatch.setitem(counts.CHUNK_BYTES, "cpu", block * 4 * 3 * (8 + 4))
     counts._count.clear_cache()  # The bound is read when the function is traced.
     placed = table_of(rows.astype(jnp.bfloat16), labels, devices=devices)
-    hyperplanes = jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32)
+    hyperplanes = [jnp.asarray(leaf, jnp.float32) for leaf in (w, b, shift)]
     counted = count_hyperplanes(placed, probed, labels.concept_category[probed], *hyperplanes)
-    scores = rows @ w.T - b
+    scores = (rows - shift) @ w.T - b
     assert (scores == 0).any()
     for i, k in enumerate(probed):
         pos, neg = sides(labels, k)
@@ -69,13 +69,37 @@ def test_hyperplanes_of_one_concept_are_refused(table):
     labels, _, w, placed = table
     twice = np.array([2, 0, 2], np.int32)
     with pytest.raises(ValueError, match="twice"):
-        count_hyperplanes(placed, twice, labels.concept_category[twice], jnp.asarray(w[twice]), jnp.zeros(3))
+        count_hyperplanes(
+            placed, twice, labels.concept_category[twice], w[twice], np.zeros(3, np.float32), np.zeros(10, np.float32)
+        )
 
 
 def test_no_hyperplanes(table):
     _, _, w, placed = table
     none = np.zeros(0, np.int32)
-    assert count_hyperplanes(placed, none, none, jnp.asarray(w[:0]), jnp.zeros(0)).shape == (0, 4)
+    assert count_hyperplanes(placed, none, none, jnp.asarray(w[:0]), jnp.zeros(0), jnp.zeros(10)).shape == (0, 4)
+
+
+def test_rows_of_large_means_keep_their_digits():
+    """Means of 1e4 and deviations of 1e-2: products of raw rows would be off by more than the scores differ."""
+    rng = np.random.default_rng(3)
+    labels = random_labels(rng, images=200, rows=6, sizes={"object": 4, "part": 3})
+    spread, directions = planted_rows(rng, labels, width=10, strength=2.0)
+    shift = np.full(10, 1e4, np.float32)
+    rows = (shift + 1e-2 * spread).astype(np.float32)
+    w = directions.astype(np.float32)
+    b = np.full(len(w), 2.5e-3, np.float32)
+    concepts = np.arange(len(w), dtype=np.int32)
+    placed = table_of(rows, labels, devices=1)
+    counted = to_counts(count_hyperplanes(placed, concepts, labels.concept_category, w, b, shift))
+    raw = to_counts(
+        count_hyperplanes(placed, concepts, labels.concept_category, w, b + w @ shift, np.zeros(10, np.float32))
+    )
+    scores = (rows.astype(np.float64) - shift) @ w.T - b
+    assert np.abs(scores).min() > 1e-7
+    expected = [((scores[..., k] >= 0) & sides(labels, k)[0]).sum() for k in concepts]
+    assert counted.tp.tolist() == expected
+    assert raw.tp.tolist() != expected
 
 
 def test_cosine_counts_equal_numpy(table):

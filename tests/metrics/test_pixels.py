@@ -43,9 +43,9 @@ def in_blocks(rows, labels, size, devices, patch_grid, pixel_grid):
     return PixelTable(patch_grid, pixel_grid, len(rows), make_mesh(jax.devices()[:devices]), blocks)
 
 
-def expected(rows, labels, probed, w, b, patch_grid, pixel_grid):
+def expected(rows, labels, probed, w, b, shift, patch_grid, pixel_grid):
     """PyTorch's maps, thresholded and counted pixel by pixel of every hyperplane."""
-    margins = np.einsum("ird,kd->ikr", rows.astype(np.float64), w) - b[None, :, None]
+    margins = np.einsum("ird,kd->ikr", rows.astype(np.float64) - shift, w) - b[None, :, None]
     maps = torch.from_numpy(margins.reshape(len(rows), len(w), *patch_grid))
     maps = torch.nn.functional.interpolate(maps, size=pixel_grid, mode="bilinear", align_corners=False).numpy()
     counted = []
@@ -67,12 +67,12 @@ def test_counts_equal_a_loop_over_pytorchs_maps(devices, size, bytes_together, p
     labels = random_labels(rng, 7, pixel_grid)
     rows = rng.standard_normal((7, patch_grid[0] * patch_grid[1], 6)).astype(np.float32)
     probed = np.array([5, 0, 3, 2, 6], np.int32)
-    w, b = rng.standard_normal((5, 6)).astype(np.float32), rng.standard_normal(5).astype(np.float32)
+    w, b, shift = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 6), 5, 6))
     monkeypatch.setitem(counts.CHUNK_BYTES, "cpu", bytes_together)
     pixels._count.clear_cache()  # The bound is read when the function is traced.
     table = in_blocks(rows, labels, size, devices, patch_grid, pixel_grid)
-    counted = count_pixels(table, probed, labels.concept_category[probed], w, b)
-    wanted, maps = expected(rows, labels, probed, w, b, patch_grid, pixel_grid)
+    counted = count_pixels(table, probed, labels.concept_category[probed], w, b, shift)
+    wanted, maps = expected(rows, labels, probed, w, b, shift, patch_grid, pixel_grid)
     # No pixel's score is so near to the threshold that rounding could decide.
     assert np.abs(maps).min() > 1e-5
     assert counted.dtype == np.int64
@@ -87,11 +87,11 @@ def test_scores_at_the_threshold_are_found():
     labels = random_labels(rng, 3, pixel_grid)
     rows = rng.integers(-2, 3, (3, 16, 4)).astype(np.float32)
     probed = np.arange(7, dtype=np.int32)
-    w, b = rng.integers(-1, 2, (7, 4)).astype(np.float32), np.zeros(7, np.float32)
+    w, b, shift = rng.integers(-1, 2, (7, 4)).astype(np.float32), np.zeros(7, np.float32), np.ones(4, np.float32)
     table = in_blocks(rows, labels, 3, 1, patch_grid, pixel_grid)
-    wanted, maps = expected(rows, labels, probed, w, b, patch_grid, pixel_grid)
+    wanted, maps = expected(rows, labels, probed, w, b, shift, patch_grid, pixel_grid)
     assert (maps == 0).sum() > 100
-    np.testing.assert_array_equal(count_pixels(table, probed, labels.concept_category, w, b), wanted)
+    np.testing.assert_array_equal(count_pixels(table, probed, labels.concept_category, w, b, shift), wanted)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -107,13 +107,13 @@ def test_a_template_whose_map_crosses_zero_at_the_outline_is_right_everywhere(de
     concepts = (Concept(1, "right", "side"), Concept(2, "left", "side"))
     labels = LabelTable(slots, np.zeros(1, np.int32), concepts, ("side",))
     table = in_blocks(rows, labels, 8, devices, patch_grid, pixel_grid)
-    counted = count_pixels(table, np.arange(2, dtype=np.int32), labels.concept_category, w, b)
+    probed, shift = np.arange(2, dtype=np.int32), np.array([3.0, -1.0], np.float32)
+    b = b - w @ shift
+    counted = count_pixels(table, probed, labels.concept_category, w, b, shift)
     metrics = balanced_metrics(to_counts(counted))
     assert metrics.accuracy.tolist() == metrics.f1.tolist() == [1.0, 1.0]
     # Not one that is moved by half a patch.
-    moved = balanced_metrics(
-        to_counts(count_pixels(table, np.arange(2, dtype=np.int32), labels.concept_category, w, b + 0.5))
-    )
+    moved = balanced_metrics(to_counts(count_pixels(table, probed, labels.concept_category, w, b + 0.5, shift)))
     assert (moved.f1 < 0.95).all()
 
 
@@ -121,10 +121,12 @@ def test_no_hyperplanes_and_no_images():
     labels = random_labels(np.random.default_rng(0), 2, (4, 4))
     table = in_blocks(np.zeros((2, 4, 3), np.float32), labels, 2, 1, (2, 2), (4, 4))
     none = np.zeros(0, np.int32)
-    assert count_pixels(table, none, none, np.zeros((0, 3), np.float32), np.zeros(0, np.float32)).shape == (0, 4)
+    shift = np.zeros(3, np.float32)
+    assert count_pixels(table, none, none, np.zeros((0, 3), np.float32), np.zeros(0, np.float32), shift).shape == (0, 4)
     empty = PixelTable((2, 2), (4, 4), 0, table.mesh, list)
     one = np.zeros(1, np.int32)
-    assert count_pixels(empty, one, one, np.ones((1, 3), np.float32), np.ones(1, np.float32)).tolist() == [[0] * 4]
+    counted = count_pixels(empty, one, one, np.ones((1, 3), np.float32), np.ones(1, np.float32), shift)
+    assert counted.tolist() == [[0] * 4]
 
 
 def test_hyperplanes_of_one_concept_are_refused():
@@ -132,4 +134,4 @@ def test_hyperplanes_of_one_concept_are_refused():
     table = in_blocks(np.zeros((2, 4, 3), np.float32), labels, 2, 1, (2, 2), (4, 4))
     twice = np.zeros(2, np.int32)
     with pytest.raises(ValueError, match="twice"):
-        count_pixels(table, twice, twice, np.ones((2, 3), np.float32), np.ones(2, np.float32))
+        count_pixels(table, twice, twice, np.ones((2, 3), np.float32), np.ones(2, np.float32), np.zeros(3, np.float32))

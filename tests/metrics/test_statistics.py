@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import stats
 
-from vitprobe_jax.metrics.statistics import Interval, PairedTest, bootstrap_means, holm, paired_test, paired_tests
+from vitprobe_jax.metrics.statistics import (
+    Interval,
+    PairedTest,
+    bootstrap_means,
+    holm,
+    mean_intervals,
+    paired_test,
+    paired_tests,
+)
 
 NO_DIFFERENCE = Interval(0.0, 0.0, 0.0)
 # Sums in another order: a few units in the last place of numbers near 1.
@@ -212,3 +220,128 @@ def test_holm_keeps_the_chance_of_any_false_claim():
 def test_holm_refuses_what_is_no_p_value(wrong):
     with pytest.raises(ValueError, match="p-values"):
         holm(np.array([0.5, wrong]))
+
+
+def two_way(rng, concepts, seeds, tables, *, of_concepts, of_seeds, rest=0.05):
+    """Scores [K, tables, S] of a mean of 0.6: a deviation of each concept, one of each seed, and one of each score."""
+    return (
+        0.6
+        + rng.normal(0, of_concepts, (concepts, tables, 1))
+        + rng.normal(0, of_seeds, (1, tables, seeds))
+        + rng.normal(0, rest, (concepts, tables, seeds))
+    )
+
+
+def coverage(ends, truth):
+    low, high = ends
+    return float(np.mean((low <= truth) & (high >= truth)))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("of_seeds", [0.0, 0.02, 0.1])
+def test_intervals_cover_the_mean_over_concepts_and_seeds(seeds, of_seeds):
+    """The error of the concepts' part is 0.1 / sqrt(60) = 0.013, that of the seeds' part `of_seeds` / sqrt(S).
+
+    A percentile interval of 60 concepts covers 94.4% (above); four deviations of a share of 1,000 are 2.9%.
+    """
+    values = two_way(np.random.default_rng(20), 60, seeds, 1000, of_concepts=0.1, of_seeds=of_seeds)
+    assert coverage(mean_intervals(values, resamples=500), 0.6) > 0.944 - 0.029
+    over_concepts = coverage(bootstrap_means(values.mean(axis=2), resamples=500), 0.6)
+    if of_seeds == 0.1:
+        # What the interval over concepts claims: 0.95. What it covers: its half width of 0.025 of an error of 0.045 or more.
+        assert over_concepts < 0.6
+    if of_seeds == 0.0:
+        assert over_concepts > 0.944 - 0.029
+
+
+def test_with_one_seed_intervals_and_tests_are_those_over_concepts():
+    rng = np.random.default_rng(21)
+    first, second = rng.random((30, 4)), rng.random((30, 4))
+    first[3, 1] = np.nan
+    np.testing.assert_array_equal(mean_intervals(first[:, :, None]), bootstrap_means(first))
+    assert paired_tests(first[:, :, None], second[:, :, None]) == paired_tests(first, second)
+
+
+def test_equal_scores_under_every_seed_change_no_interval():
+    values = np.repeat(np.random.default_rng(22).random((25, 3, 1)), 4, axis=2)
+    np.testing.assert_allclose(mean_intervals(values), bootstrap_means(values[:, :, 0]), rtol=0, atol=EXACT)
+
+
+def test_the_seeds_part_of_an_interval_by_hand():
+    """One concept, so that nothing else is in it: scipy's t interval of the mean of three seeds."""
+    seeds = np.array([0.5, 0.58, 0.51])
+    (low,), (high,) = mean_intervals(seeds[None, None], level=0.9)
+    expected = stats.t.interval(0.9, 2, loc=seeds.mean(), scale=seeds.std(ddof=1) / math.sqrt(3))
+    assert (low, high) == pytest.approx(expected, abs=EXACT)
+    # Both parts: three and four make five.
+    concepts = np.array([0.2, 0.4, 0.6])[:, None, None] + (seeds - seeds.mean())[None, None]
+    (low,), (high,) = mean_intervals(concepts, level=0.9)
+    alone = bootstrap_means(concepts.mean(axis=2), level=0.9)
+    assert high - 0.4 == pytest.approx(math.hypot(alone[1][0] - 0.4, expected[1] - seeds.mean()), abs=EXACT)
+    assert 0.4 - low == pytest.approx(math.hypot(0.4 - alone[0][0], expected[1] - seeds.mean()), abs=EXACT)
+
+
+def test_concepts_without_a_score_under_some_seed_do_not_pass_for_a_difference_of_seeds():
+    """Concepts of 0.2 and 0.8 whose scores no seed moves; one seed lacks the low ones, another cell lacks a whole seed."""
+    values = np.tile(np.repeat([0.2, 0.8], 10)[:, None, None], (1, 2, 3))
+    values[:9, 0, 1] = np.nan
+    values[:, 1, 2] = np.nan
+    low, high = mean_intervals(values)
+    expected = bootstrap_means(values[:, :, 0])
+    np.testing.assert_allclose((low, high), expected, rtol=0, atol=EXACT)
+    # No concept has all seeds: their plain means are all that can be compared.
+    values = np.array([[0.2, np.nan], [np.nan, 0.8]])[:, None]
+    (low,), (high,) = mean_intervals(values)
+    assert low < 0.2
+    assert high > 0.8
+    assert np.isnan(mean_intervals(np.full((4, 1, 3), np.nan))).all()
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("of_seeds", [0.0, 0.005, 0.05])
+def test_claims_over_seeds_are_no_more_often_wrong_than_their_level(seeds, of_seeds):
+    """Equal cells whose difference moves with the seed. Four deviations of a share of 1,000 at 5% are 2.8%."""
+    rng = np.random.default_rng(23)
+    differences = two_way(rng, 40, seeds, 1000, of_concepts=0.05, of_seeds=of_seeds) - 0.6
+    tests = paired_tests(differences, np.zeros_like(differences))
+    off_zero = [test.difference.low > 0 or test.difference.high < 0 for test in tests]
+    sure = [test.p_value < 0.05 for test in tests]
+    assert np.mean(np.logical_and(off_zero, sure)) < 0.05 + 0.028
+    if seeds > 2:
+        assert np.mean(sure) < 0.08 + 0.028  # what the docstring says of three seeds that dominate
+    if of_seeds == 0.05:
+        # Over concepts alone, what one draw of seeds did to all concepts is taken for a difference of the cells.
+        over_concepts = paired_tests(differences.mean(axis=2), np.zeros(differences.shape[:2]))
+        assert np.mean([test.p_value < 0.05 for test in over_concepts]) > 0.4
+
+
+def test_planted_differences_are_found_over_seeds_and_none_is_more_sure_than_over_concepts():
+    rng = np.random.default_rng(24)
+    difficulty = two_way(rng, 60, 3, 200, of_concepts=0.2, of_seeds=0.05, rest=0.0)
+    first, second = (difficulty + rng.normal(0, 0.05, difficulty.shape) for _ in range(2))
+    # What a seed does to both cells alike is no part of their difference: seeds are paired.
+    # 0.04 is 7.7 times the error of 0.0052, the half width 4.7 times on average: three seeds say little of their deviation.
+    tests = paired_tests(first + 0.04, second)
+    assert np.mean([test.p_value < 0.05 and test.difference.low > 0 for test in tests]) > 0.8
+    assert np.mean([test.p_value < 0.001 for test in tests]) > 0.5
+    over_concepts = paired_tests((first + 0.04).mean(axis=2), second.mean(axis=2))
+    for test, alone in zip(tests, over_concepts, strict=True):
+        assert test.p_value >= alone.p_value
+        assert test.difference.low <= alone.difference.low + EXACT
+        assert test.difference.high >= alone.difference.high - EXACT
+        assert test.effect_size == pytest.approx(alone.effect_size)
+
+
+def test_the_t_test_over_seeds_is_scipys_where_concepts_differ_alike():
+    """All concepts are ahead by the same, seed by seed: the signed-rank test knows nothing of the seeds, the t test does."""
+    by_seed = np.array([0.01, 0.05, 0.03, 0.08])
+    first = np.tile(by_seed, (30, 1))
+    test = paired_test(first, np.zeros_like(first))
+    assert test.p_value == pytest.approx(stats.ttest_1samp(by_seed, 0.0).pvalue, rel=1e-6)
+    assert test.effect_size == 1.0
+    # And scipy's over concepts where seeds do not differ; the signed-rank test is less sure here.
+    concepts = np.random.default_rng(25).normal(0.1, 0.02, 30)
+    alike = np.repeat(concepts[:, None], 3, axis=1)
+    expected = max(stats.ttest_1samp(concepts, 0.0).pvalue, stats.wilcoxon(concepts).pvalue)
+    assert paired_test(alike, np.zeros_like(alike)).p_value == pytest.approx(expected, rel=1e-6)
+    assert paired_test(np.zeros((5, 3)), np.zeros((5, 3))) == PairedTest(NO_DIFFERENCE, 0.0, 1.0, 5)

@@ -1,20 +1,28 @@
 import dataclasses
+import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from vitprobe_jax.backbones.loading import load_backbone
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.probes.templates import Templates, check_finite, load_templates, save_templates
-from vitprobe_jax.types import RULES, Concept
+from vitprobe_jax.types import HYPERPLANE_RULES, RULES, Concept
 
 CONCEPTS = (Concept(3, "sky", "object"), Concept(300, "sky", "material"))
 
 
 def make(rule="hyperplane", task="segmentation", width=96, shots=(1, 5)):
     rng = np.random.default_rng(0)
-    if rule == "hyperplane":
-        arrays = {"w": rng.standard_normal((2, width)), "b": rng.standard_normal(2)}
+    if rule in HYPERPLANE_RULES:
+        arrays = {
+            "w": rng.standard_normal((2, width)),
+            "b": rng.standard_normal(2),
+            "shift": rng.standard_normal(width),
+        }
     else:
         arrays = {
             "alpha": rng.standard_normal((len(shots), 3, 2, width)),
@@ -29,8 +37,8 @@ def make(rule="hyperplane", task="segmentation", width=96, shots=(1, 5)):
         token="k",
         rule=rule,
         concepts=CONCEPTS,
-        arrays={name: array.astype(np.float32) for name, array in arrays.items()},
-        shots=() if rule == "hyperplane" else shots,
+        arrays={name: array.astype(np.float64 if name == "b" else np.float32) for name, array in arrays.items()},
+        shots=() if rule in HYPERPLANE_RULES else shots,
     )
 
 
@@ -41,6 +49,7 @@ def test_round_trip(tmp_path, rule):
     loaded = load_templates(tmp_path / "t.safetensors")
     for name, array in templates.arrays.items():
         np.testing.assert_array_equal(loaded.arrays[name], array)
+        assert loaded.arrays[name].dtype == array.dtype
     assert dataclasses.replace(loaded, arrays={}) == dataclasses.replace(templates, arrays={})
     assert [path.name for path in tmp_path.iterdir()] == ["t.safetensors"]
 
@@ -50,13 +59,13 @@ def test_some_templates_give_their_columns_of_all_margins(rule):
     rows = np.random.default_rng(1).standard_normal((4, 5, 96)).astype(np.float32)
     templates = make(rule)
     margins = np.asarray(templates.margins(rows))
-    by_concept = margins.reshape(4, 5, *([] if rule == "hyperplane" else [2, 3]), 2)
+    by_concept = margins.reshape(4, 5, *([] if rule in HYPERPLANE_RULES else [2, 3]), 2)
     taken = templates.take([1, 0, 1])
     assert taken.concepts == tuple(templates.concepts[i] for i in (1, 0, 1))
     np.testing.assert_allclose(taken.margins(rows), by_concept[..., [1, 0, 1]].reshape(4, 5, -1), rtol=1e-4, atol=1e-5)
     single = templates.most_shots()
-    assert single.shots == (() if rule == "hyperplane" else (5,))
-    wanted = by_concept if rule == "hyperplane" else by_concept[:, :, 1, 0]
+    assert single.shots == (() if rule in HYPERPLANE_RULES else (5,))
+    wanted = by_concept if rule in HYPERPLANE_RULES else by_concept[:, :, 1, 0]
     np.testing.assert_allclose(single.margins(rows), wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -71,6 +80,41 @@ def test_margins_equal_numpy():
     alpha, t = few_shot.arrays["alpha"].reshape(-1, 96), few_shot.arrays["t"].reshape(-1)
     cosines = z @ alpha.T / np.linalg.norm(z, axis=-1, keepdims=True) / np.linalg.norm(alpha, axis=-1)
     np.testing.assert_allclose(few_shot.margins(rows), cosines - t, rtol=1e-4, atol=1e-5)
+
+
+def test_margins_keep_the_digits_of_rows_of_large_means():
+    rng = np.random.default_rng(2)
+    shift = np.full(96, 1e4, np.float32)
+    rows = (shift + 1e-2 * rng.standard_normal((50, 96))).astype(np.float32)
+    w = 100 * rng.standard_normal((2, 96)).astype(np.float32)
+    b = w.astype(np.float64) @ shift.astype(np.float64) + [0.5, -0.25]
+    plane = dataclasses.replace(make(), arrays={"w": w, "b": b, "shift": shift})
+    expected = rows.astype(np.float64) @ w.astype(np.float64).T - b
+    assert 3 < expected.std() < 30
+    np.testing.assert_allclose(plane.margins(rows), expected, rtol=0, atol=1e-4)
+
+
+def test_files_without_a_shift_give_the_margins_that_they_gave(tmp_path):
+    """Written by hand in the form that files had before: `w` and `b` in float32 and nothing else."""
+    rng = np.random.default_rng(3)
+    w, b = rng.standard_normal((2, 96)).astype(np.float32), rng.standard_normal(2).astype(np.float32)
+    record = {
+        "task": "segmentation",
+        "backbone": "untrained_dino_tiny",
+        "layer": 1,
+        "token": "k",
+        "rule": "hyperplane",
+        "concepts": [dataclasses.asdict(concept) for concept in CONCEPTS],
+        "shots": [],
+        "dropped": 0,
+    }
+    content = save({"w": w, "b": b, "concepts": np.array([3, 300], np.int32)}, {"templates": json.dumps(record)})
+    (tmp_path / "old.safetensors").write_bytes(content)
+    templates = load_templates(tmp_path / "old.safetensors")
+    rows = rng.standard_normal((7, 96)).astype(np.float32)
+    before = jnp.einsum("...d,kd->...k", rows, w, precision=jax.lax.Precision.HIGHEST) - b[None]
+    np.testing.assert_array_equal(templates.margins(rows), before)
+    assert templates.take([1]).arrays["w"].shape == (1, 96)
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
@@ -112,3 +156,4 @@ def test_templates_that_are_not_finite_are_found():
     w[1, 2], b[2] = np.nan, np.inf
     assert sorted(check_finite(w, b)) == [1, 2]
     assert check_finite(w[:0], b[:0]) == {}
+    assert check_finite(b, what="the loss") == {2: "diverged: the loss is not finite"}

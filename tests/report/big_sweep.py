@@ -35,7 +35,7 @@ def write_big_sweep(folder: Path) -> None:
     """86,400 rows, and the masks of two templates of one concept."""
     rng = np.random.default_rng(0)
     shared = {"study": "directions", "task": "segmentation", "dataset": "broden:made up", "family": "dino", "layer": 11}
-    shared |= {"evaluation": "patch", "n_pos_train": 10, "n_neg_train": 20, "n_pos_test": 5, "n_neg_test": 6}
+    shared |= {"evaluation": "patch", "seed": 0, "n_pos_train": 10, "n_neg_train": 20, "n_pos_test": 5, "n_neg_test": 6}
     shared |= {"threshold": 0.1, "degenerate": False, "skipped": None}
     concepts = {
         "concept": range(1, NUM_CONCEPTS + 1),

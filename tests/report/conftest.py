@@ -47,6 +47,7 @@ def make_rows(
                     "token": token,
                     "rule": rule,
                     "evaluation": evaluation,
+                    "seed": 0,
                     "shots": s,
                     "concept": number,
                     "name": name,

@@ -59,7 +59,7 @@ def test_planted_best_is_named_with_what_it_beats(planted):
 
 def test_sentences_quote_the_numbers(planted):
     (answer,) = answers.answer(make_table(planted(by_all)))
-    first, second, rule, backbone, control, other_control, selection = answer.sentences
+    first, second, rule, backbone, control, other_control, seeds, selection = answer.sentences
     best, runner_up = answer.best, answer.runner_up
     score = best.scores["f1"]
     lead = next(c for c in answer.against if c.second == tables.cell_name(runner_up))
@@ -81,6 +81,9 @@ def test_sentences_quote_the_numbers(planted):
     assert "dino_vits16 beats the untrained control (" in control
     assert "mae_vitb16 beats the untrained control (" in other_control
     assert "p < 0.001 after Holm over 4 comparisons" in control
+    assert seeds.startswith("Intervals and tests cover concepts only, not draws: ")
+    assert "drawn with one seed (0)" in seeds
+    assert "--seeds=3" in seeds
     assert selection.startswith("The best of 12 cells was chosen by the same scores")
     assert selection.endswith("not for the choice by which each rule, backbone and control stands by its best token.")
 
@@ -234,10 +237,10 @@ def test_a_lone_cell_and_nothing_at_all(planted, results_rows):
     (answer,) = answers.answer(make_table(lone))
     assert answer.runner_up is None
     assert answer.against == ()
-    assert answer.sentences[1:] == (
-        "Every backbone here is an untrained control: this is what architecture alone gives.",
-        "A single cell was probed: nothing was chosen.",
-    )
+    control, seeds, selection = answer.sentences[1:]
+    assert control == "Every backbone here is an untrained control: this is what architecture alone gives."
+    assert seeds.startswith("Intervals and tests cover concepts only, not draws: ")
+    assert selection == "A single cell was probed: nothing was chosen."
     skipped = make_table(results_rows(skip=lambda row: "no positives in val"))
     for table in (skipped, SCHEMA.empty_table()):
         assert answers.answer(table) == []
@@ -301,3 +304,59 @@ def test_any_metric_can_be_asked_for(planted):
     assert by_accuracy.best.token != by_recall.best.token
     assert ": recall " in by_recall.sentences[0]
     assert all(c.metric == "recall" for c in by_recall.against)
+
+
+def of_seeds(planted, effect, seeds, **options):
+    """The same concepts under several seeds, `effect` knowing the seed."""
+    rows = []
+    for seed in seeds:
+        # Difficulties are drawn before the noise, so that the first number of a stream decides nothing but them.
+        drawn = planted(lambda row, seed=seed: effect(row, seed), seed=0, noise=0.0, **options)
+        rng = np.random.default_rng(100 + seed)
+        for row in drawn:
+            row |= {name: float(row[name] + rng.normal(0, 0.01)) for name in ("accuracy",)} | {"seed": seed}
+        rows += drawn
+    return rows
+
+
+PLAIN = {"rules": ("hyperplane",), "backbones": (DINO,)}
+
+
+def test_with_several_seeds_a_lead_of_one_draw_is_no_claim(planted):
+    """k leads by 0.06 under one seed and trails by 0.01 under two: sure over concepts, not over seeds."""
+    lead = {0: 0.06, 1: -0.01, 2: -0.01}
+    rows = of_seeds(
+        planted, lambda row, seed: (row["token"] == "k") * lead[seed], (0, 1, 2), tokens=("q", "k"), **PLAIN
+    )
+    (first_alone,) = answers.compare_tokens(make_table([row for row in rows if row["seed"] == 0]))
+    assert first_alone.holds
+    (together,) = answers.compare_tokens(make_table(rows))
+    assert together.first.token == "k"
+    assert not together.holds
+    scores = tables.concept_scores(make_table(rows))
+    columns = [scores.of_seeds(cell, "accuracy") for cell in (together.first, together.second)]
+    assert columns[0].shape == (40, 3)
+    assert together.test == paired_test(*columns)
+    (answer,) = answers.answer(make_table(rows))
+    said = answer.sentences[-2]
+    means = [np.mean([row["accuracy"] for row in rows if (row["token"], row["seed"]) == ("k", s)]) for s in range(3)]
+    assert said == (
+        "Intervals and tests cover concepts and the draws of 3 seeds (0, 1, 2). Over seeds, the mean of the best cell has a "
+        f"standard deviation of {np.std(means, ddof=1):.3f}. For 0 of 1 pair of backbone and rule, the best token is the "
+        "same under every seed. k is the best token of dino_vits16 in 1 of 3 seeds."
+    )
+
+
+def test_with_several_seeds_a_lead_under_each_is_a_claim(planted):
+    rows = of_seeds(
+        planted, lambda row, seed: 0.05 * (row["token"] == "k") + 0.02 * seed, (4, 7, 9), tokens=("q", "k"), **PLAIN
+    )
+    (comparison,) = answers.compare_tokens(make_table(rows))
+    assert comparison.first.token == "k"
+    assert comparison.holds
+    (answer,) = answers.answer(make_table(rows))
+    assert "For 1 of 1 pair of backbone and rule, the best token is the same under every seed." in answer.sentences[-2]
+    # What moves both tokens alike is no part of their difference, but of the mean's interval.
+    score = answer.best.scores["accuracy"]
+    assert score.seed_deviation == pytest.approx(0.02 * np.std([4, 7, 9], ddof=1), abs=0.005)
+    assert score.high - score.low > 0.2

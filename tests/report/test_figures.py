@@ -78,6 +78,20 @@ def test_cosine_figures_have_deviations_over_trials_beside_intervals_over_concep
     assert {style.OVER_CONCEPTS, style.OVER_TRIALS} <= set(labels)
 
 
+def test_figures_of_several_seeds_say_that_intervals_cover_them(results_rows):
+    rows = results_rows(rules=("cosine",), shots=(5,), trials=2)
+    table = make_table(rows + [row | {"seed": 1} for row in results_rows(rules=("cosine",), shots=(5,), seed=1)])
+    for draw in (figures.cosine_by_token, figures.cosine_by_category):
+        labels = [text.get_text() for text in draw(table).legends[0].get_texts()]
+        assert {style.OVER_SEEDS_TOO, style.OVER_TRIALS} <= set(labels)
+    for shown in figures.illustrate(table, None):
+        if shown.section in ("tokens", "categories"):
+            assert (
+                "whiskers: 95% intervals over concepts and seeds; thick: one standard deviation over the trials of all"
+                in (shown.caption)
+            )
+
+
 def test_without_several_trials_no_deviation_is_drawn(results_rows):
     for rows in (results_rows(rules=("hyperplane",)), results_rows(rules=("cosine",), trials=1)):
         figure = figures.scores_by_token(make_table(rows), ("accuracy",), rule=rows[0]["rule"])

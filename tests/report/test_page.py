@@ -344,3 +344,31 @@ def test_published_numbers_stand_beside_with_what_forbids_to_take_them_for_a_rep
     assert row[2] == "k of block 11, dino_vits16"
     assert without_intervals(row)[4:] == ["0.700", "0.684", "+0.016"]
     assert "Beside the paper" not in page_of(folder).said()
+
+
+def test_the_page_says_whether_draws_are_covered(results_rows, results_folder, tmp_path):
+    rows = results_rows(rules=("hyperplane",), concepts=CONCEPTS)
+    said = page_of(results_folder(rows)).said()
+    warning = "Intervals and tests cover concepts only, not draws"
+    assert said.index("The answer") < said.index(warning) < said.index("Best token of each backbone and rule")
+    assert "over seeds" not in said
+    (tmp_path / "results").rename(tmp_path / "first")
+    seeds = [row | {"seed": seed} for seed in (0, 1) for row in results_rows(seed=seed, rules=("hyperplane",))]
+    page = page_of(results_folder(seeds))
+    said = page.said()
+    assert warning not in said
+    assert "by hyperplane templates, all under 2 seeds." in said
+    assert "Intervals and tests cover concepts and the draws of 2 seeds (0, 1)." in said
+    assert re.search(r"± 0\.\d{3} over seeds, best in [012] of 2 seeds", said)
+    assert "min F'" in said
+    summary = next(row for row in summarise(make_table(seeds)) if (row.backbone, row.token) == ("dino_vits16", "q"))
+    score = summary.scores["f1"]
+    cell = page.table("Token", "Accuracy", "Precision", "Recall", "F1", "Concepts", "Degenerate")[1][4]
+    assert cell == f"{score.mean:.3f} (seeds ± {score.seed_deviation:.3f}) [{score.low:.3f}, {score.high:.3f}]"
+
+
+def test_the_head_says_how_labels_of_several_categories_are_counted(results_rows, results_folder):
+    note = "--label_categories=primary: 1,197 labels, 60 of them in more than one category; these are counted once"
+    said = page_of(results_folder(results_rows(rules=("hyperplane",)), notes=(note, "another note"))).said()
+    assert note in said[: said.index("The answer")]
+    assert "another note" not in said[: said.index("The answer")]

@@ -4,13 +4,17 @@ import json
 import re
 import statistics
 
+import numpy as np
 import pytest
 
 from tests.report.page_text import NOTHING, Page
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.results import make_table, read_table, write_table
+from vitprobe_jax.metrics.statistics import paired_test
 from vitprobe_jax.report import figures
 from vitprobe_jax.report.page import write_report
+from vitprobe_jax.report.sweep_comparison import compare_sweeps
+from vitprobe_jax.report.tables import concept_scores
 
 CONCEPTS = tuple((i, f"concept {i}", "object") for i in range(1, 13))
 
@@ -110,3 +114,23 @@ def test_a_sweep_named_twice(two_sweeps):
     first, _ = two_sweeps()
     with pytest.raises(InputError, match="is named twice"):
         write_report([first, first / ".." / "first"])
+
+
+@pytest.mark.parametrize(("first_seeds", "second_seeds"), [((0, 1, 2), (2, 1)), ((0, 1), (7, 8, 9)), ((0, 1, 2), (1,))])
+def test_sweeps_are_compared_on_the_seeds_that_both_have(results_rows, first_seeds, second_seeds):
+    """Paired by number; without a common one, in ascending order."""
+
+    def scores(seeds, gain):
+        rows = [row | {"seed": s} for s in seeds for row in results_rows(seed=s, rules=("hyperplane",), tokens=("k",))]
+        return concept_scores(make_table(row | {"accuracy": 0.5 + row["accuracy"] / 4 + gain} for row in rows))
+
+    first, second = scores(first_seeds, 0.0), scores(second_seeds, 0.05)
+    common = [(s, s) for s in sorted(first_seeds) if s in second_seeds]
+    pairs = common or list(zip(sorted(first_seeds), sorted(second_seeds), strict=False))
+    for found in compare_sweeps(["first", "second"], [first, second]):
+        x = np.stack([scores((s,), 0.0).of(found.first, "accuracy") for s, _ in pairs], axis=1)
+        y = np.stack([scores((s,), 0.05).of(found.second, "accuracy") for _, s in pairs], axis=1)
+        assert found.means == pytest.approx((x.mean(), y.mean()))
+        assert found.test == paired_test(y, x)
+        if common:
+            assert found.test.difference.mean == pytest.approx(0.05)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from vitprobe_jax.metrics.results import METRICS, SCHEMA, make_table
-from vitprobe_jax.metrics.statistics import bootstrap_means
+from vitprobe_jax.metrics.statistics import bootstrap_means, mean_intervals
 from vitprobe_jax.report import cells, tables
 from vitprobe_jax.types import RULES, TOKENS, Concept
 
@@ -293,3 +293,49 @@ def test_skipped_concepts_are_listed_once_with_their_places(rows, results_rows):
 
 def test_controls_are_known_by_their_objective(rows):
     assert {row.backbone for row in tables.summarise(make_table(rows)) if row.untrained} == {"tiny_mae"}
+
+
+def test_scores_are_means_over_the_trials_of_each_seed_then_over_seeds(results_rows):
+    """By loops; one seed lacks a trial of one concept, which weighs no less for it."""
+    rows = [row | {"seed": seed} for seed in (5, 2, 9) for row in results_rows(seed=seed, shots=(5,))]
+    rows = [row for row in rows if not (row["seed"] == 9 and row["name"] == "sky" and row["trial"] == 2)]
+    table = make_table(rows)
+    scores = tables.concept_scores(table)
+    assert scores.seeds == (2, 5, 9)
+    for summary in tables.summarise(table):
+        own = select(rows, summary)
+        by_seed = [concept_means([row for row in own if row["seed"] == seed], "f1") for seed in scores.seeds]
+        for k, concept in enumerate(scores.concepts):
+            expected = [means[concept.number, concept.category] for means in by_seed]
+            assert scores.of_seeds(summary, "f1")[k] == pytest.approx(expected, abs=EXACT)
+            assert scores.of(summary, "f1")[k] == pytest.approx(statistics.fmean(expected), abs=EXACT)
+        score, means = summary.scores["f1"], [statistics.fmean(means.values()) for means in by_seed]
+        assert summary.seeds == 3
+        assert score.by_seed == pytest.approx(means, abs=EXACT)
+        assert score.mean == pytest.approx(statistics.fmean(means), abs=EXACT)
+        assert score.seed_deviation == pytest.approx(statistics.stdev(means), abs=EXACT)
+        (low,), (high,) = mean_intervals(scores.of_seeds(summary, "f1")[:, None])
+        assert (score.low, score.high) == pytest.approx((max(low, 0), min(high, 1)), abs=EXACT)
+        if summary.rule == "cosine":
+            trials = [
+                statistics.fmean(row["f1"] for row in own if (row["seed"], row["trial"]) == (seed, trial))
+                for seed in scores.seeds
+                for trial in range(3)
+            ]
+            assert score.deviation == pytest.approx(statistics.stdev(trials), abs=EXACT)
+        else:
+            assert score.deviation is None
+    for best in tables.best_tokens(tables.summarise(table)):
+        for seed, token in zip(scores.seeds, best.token_by_seed, strict=True):
+            alone = tables.best_tokens(tables.summarise(make_table(row for row in rows if row["seed"] == seed)))
+            place = (best.first.backbone, best.first.rule)
+            assert token == next(one.first.token for one in alone if (one.first.backbone, one.first.rule) == place)
+        assert best.agreeing_seeds == sum(token == best.first.token for token in best.token_by_seed)
+
+
+def test_rows_of_one_seed_have_no_deviation_over_seeds(rows):
+    for summary in tables.summarise(make_table(rows)):
+        assert summary.seeds == 1
+        for score in summary.scores.values():
+            assert score.seed_deviation is None
+            assert score.by_seed == (pytest.approx(score.mean, abs=EXACT),)

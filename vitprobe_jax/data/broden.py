@@ -4,6 +4,7 @@ The layout and the labels are those of Network Dissection (CVPR 2017):
 
     index.csv    image,split,ih,iw,sh,sw,color,object,part,material,scene,texture
     label.csv    number,name,category,...; category as `material(36);object(3)`, counts in brackets
+    c_CATEGORY.csv   code,number,name,frequency,coverage; read for labels of several categories, where it is there
     images/      photographs and masks, named in index.csv relative to this folder
 
 A category's cell of index.csv holds entries joined by `;`: the name of a mask, where a pixel's label is R + 256 G, or a
@@ -17,6 +18,7 @@ import io
 import os
 import re
 import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,6 +126,7 @@ class BrodenTables:
         rows: lines of index.csv by split, in its order.
         known: the label numbers of each category.
         digest: of both tables' bytes.
+        coverage: as in `Dataset`.
     """
 
     folder: Path
@@ -131,6 +134,7 @@ class BrodenTables:
     rows: dict[Split, tuple[Row, ...]]
     known: dict[str, frozenset[int]]
     digest: bytes
+    coverage: tuple[float, ...]
 
     @property
     def images(self) -> Path:
@@ -146,8 +150,10 @@ def open_broden(folder: str | Path, name: str) -> Dataset:
     """Reads index.csv and label.csv of a Broden folder; images and masks are read when asked for.
 
     Concepts are all labels of label.csv in the categories that index.csv has columns for; a label of two categories is
-    two concepts. Color is left out unless asked for. The fingerprint covers both tables, and the name and size of every
-    file that the index names, but not where the folder is.
+    two concepts, of which the one that covers more is primary: by the coverage in c_CATEGORY.csv, as NetDissect does; by the
+    counts of images in label.csv where a c_CATEGORY.csv is missing or lacks the label; without these by the order in
+    label.csv, whose first category is the most frequent. Color is left out unless asked for. The fingerprint covers
+    index.csv and label.csv, and the name and size of every file that the index names, but not where the folder is.
 
     Args:
         folder: holds index.csv, label.csv and images/.
@@ -175,11 +181,12 @@ def open_broden(folder: str | Path, name: str) -> Dataset:
         skip_corrupt=False,
         fingerprint=digest.hexdigest(),
         unprobed=("color",),
+        coverage=tables.coverage,
     )
 
 
 def read_tables(folder: str | Path) -> BrodenTables:
-    """Reads index.csv and label.csv of a Broden folder and looks at no other file.
+    """Reads index.csv and label.csv of a Broden folder, and c_CATEGORY.csv where labels have several categories.
 
     Raises:
         InputError: the folder is missing or empty, a table is missing or malformed, the index has image labels that
@@ -187,19 +194,21 @@ def read_tables(folder: str | Path) -> BrodenTables:
     """
     folder = existing_folder(folder)
     index_bytes, label_bytes = (_read(folder / table) for table in ("index.csv", "label.csv"))
-    concepts = _read_labels(folder / "label.csv", label_bytes)
+    concepts, image_counts = _read_labels(folder / "label.csv", label_bytes)
     known = {
         category: frozenset(concept.number for concept in concepts if concept.category == category)
         for category in CATEGORIES
     }
     columns, rows = _read_index(folder / "index.csv", index_bytes, known)
     in_columns = [concept for concept in concepts if concept.category in columns]
+    in_columns.sort(key=lambda concept: (columns.index(concept.category), concept.number))
     return BrodenTables(
         folder=folder,
-        concepts=tuple(sorted(in_columns, key=lambda concept: (columns.index(concept.category), concept.number))),
+        concepts=tuple(in_columns),
         rows=rows,
         known=known,
         digest=hashlib.sha256(index_bytes).digest() + hashlib.sha256(label_bytes).digest(),
+        coverage=_coverage(folder, in_columns, image_counts),
     )
 
 
@@ -251,10 +260,10 @@ def _read_table(path: Path, content: bytes, required: tuple[str, ...]) -> tuple[
     return header, lines[1:]
 
 
-def _read_labels(path: Path, content: bytes) -> list[Concept]:
-    """One concept for each category of each label; label 0 is none."""
+def _read_labels(path: Path, content: bytes) -> tuple[list[Concept], dict[Concept, int | None]]:
+    """One concept for each category of each label, and its count of images, None without; label 0 is none."""
     header, lines = _read_table(path, content, ("number", "name", "category"))
-    concepts = {}
+    concepts, image_counts = {}, {}
     for line_number, line in enumerate(lines, 2):
         if not line:
             continue
@@ -263,13 +272,68 @@ def _read_labels(path: Path, content: bytes) -> list[Concept]:
             raise InputError(f"{path}: line {line_number} has the number {number!r}; labels are whole numbers")
         if int(number) == 0:
             continue
-        for category in filter(None, (re.sub(r"\(\d+\)$", "", part.strip()) for part in cell.split(";"))):
+        for part in map(str.strip, cell.split(";")):
+            category, count = re.fullmatch(r"(.*?)(?:\((\d+)\))?", part, re.DOTALL).groups()
+            if not category:
+                continue
             if (int(number), category) in concepts:
                 raise InputError(f"{path}: line {line_number} lists {number} for {category} again; keep one of the two")
-            concepts[int(number), category] = Concept(number=int(number), name=name, category=category)
+            concept = Concept(number=int(number), name=name, category=category)
+            concepts[int(number), category] = concept
+            image_counts[concept] = int(count) if count else None
     if not concepts:
         raise InputError(f"{path}: lists no labels; restore the file")
-    return list(concepts.values())
+    return list(concepts.values()), image_counts
+
+
+def _coverage(
+    folder: Path, concepts: Sequence[Concept], image_counts: Mapping[Concept, int | None]
+) -> tuple[float, ...]:
+    """How much each concept covers, comparable within a label; () where no label has several categories.
+
+    All categories of a label are measured alike: by their c_CATEGORY.csv, else by their counts of images, else by the order
+    of label.csv.
+    """
+    coverage = dict.fromkeys(concepts, 0.0)
+    labels: dict[int, list[Concept]] = {}
+    for concept in image_counts:  # In the order of label.csv.
+        if concept in coverage:
+            labels.setdefault(concept.number, []).append(concept)
+    several = [own for own in labels.values() if len(own) > 1]
+    if not several:
+        return ()
+    stated = {}
+    for category in {concept.category for own in several for concept in own}:
+        stated |= _read_coverage(folder / f"c_{category}.csv", category)
+    for own in several:
+        keys = [(concept.number, concept.category) for concept in own]
+        counts = [image_counts[concept] for concept in own]
+        if all(key in stated for key in keys):
+            values = [stated[key] for key in keys]
+        elif None not in counts:
+            values = [float(count) for count in counts]
+        else:
+            values = [-float(place) for place in range(len(own))]
+        coverage |= dict(zip(own, values, strict=True))
+    return tuple(coverage.values())
+
+
+def _read_coverage(path: Path, category: str) -> dict[tuple[int, str], float]:
+    """The coverage of each label of a c_CATEGORY.csv, by (number, category); {} where there is no such file."""
+    if not path.is_file():
+        return {}
+    header, lines = _read_table(path, _read(path), ("number", "coverage"))
+    coverage = {}
+    for line_number, line in enumerate(lines, 2):
+        if not line:
+            continue
+        try:
+            coverage[int(line[header["number"]]), category] = float(line[header["coverage"]])
+        except ValueError as error:
+            raise InputError(
+                f"{path}: line {line_number}: number and coverage are numbers ({error}); restore the file"
+            ) from error
+    return coverage
 
 
 def _read_index(

@@ -1,10 +1,11 @@
 """What every data set offers: photographs and what is annotated on them, by split."""
 
 import dataclasses
+from collections import Counter
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from PIL import Image
 
 from vitprobe_jax.errors import InputError
@@ -142,6 +143,8 @@ class Dataset:
             as that.
         multilabel: whether an image carries any number of labels, none included (COCO's objects); False where it is of
             one class, and where nothing but masks tells what it shows.
+        coverage: by concept, how much of the images it covers, in any unit that the categories of one label share. Concepts
+            of the same number are then categories of one label (`primary_concepts`). () where each label has one category.
     """
 
     name: str
@@ -153,6 +156,7 @@ class Dataset:
     supercategories: tuple[str | None, ...] = ()
     tile: int = 256
     multilabel: bool = False
+    coverage: tuple[float, ...] = ()
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -196,7 +200,39 @@ class Dataset:
             concepts=tuple(self.concepts[i] for i in kept),
             splits=splits,
             supercategories=tuple(self.supercategories[i] for i in kept) if self.supercategories else (),
+            coverage=tuple(self.coverage[i] for i in kept) if self.coverage else (),
         )
+
+    def primary_concepts(self) -> Bool[np.ndarray, " K"]:
+        """Which concepts are those of their labels' primary category: of the categories here, the one of largest coverage.
+
+        As in NetDissect's `primary_categories_per_index` (src/labelprobe.py), the last of equals wins, and only the
+        categories that are selected compete: with one category alone, all of its concepts are primary. What is not primary
+        still labels its rows, so that they carry some concept of that category and stay negatives of the others.
+
+        Raises:
+            InputError: labels of the same number and name have several categories, and the data set has no `coverage`.
+        """
+        if not self.coverage:
+            self._require_one_category()
+            return np.ones(len(self.concepts), bool)
+        best: dict[int, int] = {}
+        for i, concept in enumerate(self.concepts):
+            other = best.get(concept.number)
+            if other is None or self.coverage[i] >= self.coverage[other]:
+                best[concept.number] = i
+        primary = np.zeros(len(self.concepts), bool)
+        primary[list(best.values())] = True
+        return primary
+
+    def _require_one_category(self) -> None:
+        labels = Counter((concept.number, concept.name) for concept in self.concepts)
+        several = [name for (_, name), count in labels.items() if count > 1]
+        if several:
+            raise InputError(
+                f"--label_categories: {self.name} does not say which category of a label covers most, and {several[0]!r} "
+                "has several; prepare the data set again with this version, or give --label_categories=all"
+            )
 
 
 def image_size(split: ImageSplit, index: int) -> tuple[int, int]:

@@ -134,6 +134,7 @@ def open_tfds(spec: str) -> Dataset:
         skip_corrupt=annotate is _class_label,
         fingerprint=hashlib.sha256(repr(identity).encode()).hexdigest(),
         unprobed=unprobed,
+        coverage=tuple(metadata.get("coverage", ())),
     )
 
 

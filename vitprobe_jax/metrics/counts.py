@@ -26,17 +26,20 @@ def count_hyperplanes(
     category: Int[Array | np.ndarray, " K"],
     w: Float[Array | np.ndarray, "K D"],
     b: Float[Array | np.ndarray, " K"],
+    shift: Float[Array | np.ndarray, " D"],
 ) -> Int[Array, "K 4"]:
-    """(tp, fp, n_pos, n_neg) of every hyperplane over all rows of the table; row z is found where `w @ z - b >= 0`.
+    """(tp, fp, n_pos, n_neg) of every hyperplane over all rows; row z is positive where `w @ (z - shift) - b >= 0`.
 
-    Scores are products of float32 weights with rows as the table holds them, summed in float32.
+    Rows are shifted and multiplied with float32 weights in float32: around their mean they keep the digits that a product of
+    rows of large means would lose.
 
     Args:
         table: resident or streamed; every device goes through its own images.
         concept: index of each hyperplane's concept as the slots count them, from 0; none twice.
         category: index of its category.
         w: normals.
-        b: thresholds.
+        b: thresholds of shifted rows.
+        shift: subtracted from every row.
 
     Raises:
         ValueError: a concept is given twice.
@@ -45,7 +48,7 @@ def count_hyperplanes(
     concept, category = np.asarray(concept), np.asarray(category)
     if not len(concept):
         return jnp.zeros((0, 4), jnp.int32)
-    hyperplanes = replicate((slot_lookup(concept), category, w, b), table.mesh)
+    hyperplanes = replicate((slot_lookup(concept), category, w, b, shift), table.mesh)
     num_categories = int(np.max(category)) + 1
     return finished(table.rows, _count(table, *hyperplanes, num_categories=num_categories))
 
@@ -64,19 +67,19 @@ def slot_lookup(concept: Int[np.ndarray, " K"]) -> Int[np.ndarray, " slots"]:
 
 
 @functools.partial(jax.jit, static_argnames="num_categories")
-def _count(table, hyperplane_of_slot, category, w, b, *, num_categories):
+def _count(table, hyperplane_of_slot, category, w, b, shift, *, num_categories):
     slots_in_CxM = jnp.arange(num_categories)[:, None] == table.slot_category[None, :]
     _, num_rows, width = table.rows.shape
     bound = CHUNK_BYTES.get(jax.default_backend(), DEFAULT_CHUNK_BYTES)
 
-    def add_block(counts_Kx4, rows, slots, real, *hyperplanes):
+    def add_block(counts_Kx4, rows, slots, real, shift, *hyperplanes):
         del real  # Images that are not carry nothing in their slots.
-        z_NxD = rows.reshape(-1, width).astype(jnp.float32)
+        z_NxD = rows.reshape(-1, width).astype(jnp.float32) - shift[None]
         return counts_Kx4 + _count_block(z_NxD, slots.reshape(len(z_NxD), -1), *hyperplanes)
 
     zeros = jnp.zeros((len(w), 4), jnp.int32)
     together = max(1, bound // (4 * num_rows * (width + len(w))))
-    hyperplanes = (slots_in_CxM, hyperplane_of_slot, category, w, b)
+    hyperplanes = (shift, slots_in_CxM, hyperplane_of_slot, category, w, b)
     by_device = fold_images(add_block, zeros, table, *hyperplanes, images_at_once=together)
     return on_all_devices(jnp.sum(by_device, axis=0), table.mesh)
 

@@ -58,13 +58,14 @@ def count_pixels(
     category: Int[np.ndarray, " K"],
     w: Float[Array | np.ndarray, "K D"],
     b: Float[Array | np.ndarray, " K"],
+    shift: Float[Array | np.ndarray, " D"],
 ) -> Int[np.ndarray, "K 4"]:
     """(tp, fp, n_pos, n_neg) of every hyperplane over all pixels of the table, in int64.
 
-    The margins `w @ z - b` of an image's patches are a map, which bilinear interpolation brings to the pixel grid: pixel
-    and patch centres lie at half steps, beyond the outermost patch centres the map is constant (PyTorch's `interpolate`
-    with `align_corners=False`). A pixel is found where the map is at least 0. Positives and negatives are those of
-    patches: pixels that carry the concept, and pixels that carry another one of its category.
+    The margins `w @ (z - shift) - b` of an image's patches are a map, which bilinear interpolation brings to the pixel
+    grid: pixel and patch centres lie at half steps, beyond the outermost patch centres the map is constant (PyTorch's
+    `interpolate` with `align_corners=False`). A pixel is found where the map is at least 0. Positives and negatives are those
+    of patches: pixels that carry the concept, and pixels that carry another one of its category.
 
     An image is always computed alone, in bands of pixel rows: the counts are the same on any number of devices.
 
@@ -73,7 +74,8 @@ def count_pixels(
         concept: index of each hyperplane's concept as the slots count them, from 0; none twice.
         category: index of its category.
         w: normals.
-        b: thresholds.
+        b: thresholds of shifted rows.
+        shift: subtracted from every row.
 
     Raises:
         ValueError: a concept is given twice.
@@ -83,7 +85,7 @@ def count_pixels(
     if not len(concept):
         return total
     num_categories = int(np.max(category)) + 1
-    hyperplanes = replicate((slot_lookup(concept), category, w, b), table.mesh)
+    hyperplanes = replicate((slot_lookup(concept), category, w, b, shift), table.mesh)
     for block in table.blocks():
         images = deal((np.asarray(block.rows), np.asarray(block.slots)), table.mesh)
         slot_category = replicate(block.slot_category, table.mesh)
@@ -94,9 +96,9 @@ def count_pixels(
     return total
 
 
-@functools.partial(jax.jit, static_argnums=(7, 8, 9, 10))
+@functools.partial(jax.jit, static_argnums=(8, 9, 10, 11))
 def _count(
-    rows, slots, slot_category, hyperplane_of_slot, category, w, b, num_categories, patch_grid, pixel_grid, mesh
+    rows, slots, slot_category, hyperplane_of_slot, category, w, b, shift, num_categories, patch_grid, pixel_grid, mesh
 ):
     height, width = pixel_grid
     bound = CHUNK_BYTES.get(jax.default_backend(), DEFAULT_CHUNK_BYTES)
@@ -107,10 +109,11 @@ def _count(
     filled = np.minimum(np.arange(num_bands * band), height - 1).reshape(num_bands, band)
     bands = jax.tree.map(lambda leaf: jnp.asarray(leaf[filled]), along_rows)
 
-    def count_image(image, slot_category, hyperplane_of_slot, category, w, b):
+    def count_image(image, slot_category, hyperplane_of_slot, category, w, b, shift):
         z_RxD, slots_PxM = image
         slots_in_CxM = jnp.arange(num_categories)[:, None] == slot_category[None, :]
-        scores_RxK = jnp.einsum("rd,kd->rk", z_RxD.astype(jnp.float32), w, precision=jax.lax.Precision.HIGHEST)
+        z_RxD = z_RxD.astype(jnp.float32) - shift[None]
+        scores_RxK = jnp.einsum("rd,kd->rk", z_RxD, w, precision=jax.lax.Precision.HIGHEST)
         maps = (scores_RxK - b[None]).reshape(*patch_grid, -1)
         # Rows first, so that a band takes whole pieces of memory.
         maps_RxKxW = jnp.swapaxes(_interpolate(maps, along_columns, axis=1), 1, 2)
@@ -130,7 +133,7 @@ def _count(
         counts = jax.lax.map(lambda image: count_image(image, *shared), (rows, slots))
         return jnp.sum(counts, axis=0)[None]
 
-    shared = (slot_category, hyperplane_of_slot, category, w, b)
+    shared = (slot_category, hyperplane_of_slot, category, w, b, shift)
     own, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
     in_specs = (own, own, *(everywhere for _ in shared))
     spread = jax.shard_map(of_device, mesh=mesh, in_specs=in_specs, out_specs=own, check_vma=False)

@@ -19,10 +19,11 @@ from vitprobe_jax.features.extract import select_rows
 from vitprobe_jax.features.moments import variant_name
 from vitprobe_jax.probes.cosine import cosines
 from vitprobe_jax.probes.feature_norm import Affine
-from vitprobe_jax.types import Concept, Rule, Task, Token
+from vitprobe_jax.types import HYPERPLANE_RULES, Concept, Rule, Task, Token
 
 CONCEPT_AXIS: dict[Rule, dict[str, int]] = {
     "hyperplane": {"w": 0, "b": 0},
+    "hyperplane_paper": {"w": 0, "b": 0},
     "cosine": {"alpha": 2, "t": 2},
     "cosine_centered": {"alpha": 2, "t": 2},
 }
@@ -41,7 +42,8 @@ class Templates:
         token: token name.
         rule: how they decide.
         concepts: the K concepts that have a template.
-        arrays: hyperplane: `w` [K, D], `b` [K]. cosine rules: `alpha` [shots, trials, K, D], `t` [shots, trials, K], and the
+        arrays: hyperplane rules: `w` [K, D] in float32, `b` [K] in float64, the threshold of `w @ z` for raw rows, and
+            `shift` [D] in float32, around which margins are computed (0 in files without it). cosine rules: `alpha` [shots, trials, K, D], `t` [shots, trials, K], and the
             feature norm's `shift` [D] and `scale` [D]. All apply to raw tokens. Features that are left out have a `w` of 0,
             or an infinite `scale`.
         shots: shot counts of the first axis of `alpha`; () for hyperplanes.
@@ -67,7 +69,7 @@ class Templates:
 
     def most_shots(self) -> "Templates":
         """Of every concept the one template of the most shots and the first trial; hyperplanes are returned as they are."""
-        if self.rule == "hyperplane":
+        if self.rule in HYPERPLANE_RULES:
             return self
         # Copies, so that the other templates can be forgotten.
         chosen = {name: self.arrays[name][-1:, :1].copy() for name in CONCEPT_AXIS[self.rule]}
@@ -76,18 +78,31 @@ class Templates:
     def margins(self, rows: Float[Array | np.ndarray, "*rows D"]) -> Float[Array, "*rows templates"]:
         """How far raw rows lie on the positive side: `w @ z - b`, or `cosine(z, alpha) - t`; a row is found at 0 or more.
 
+        Hyperplanes are computed as `w @ (z - shift) - (b - w @ shift)`: rows of large means lose their digits in `w @ z`.
+
         Margins differ by float32 rounding between batches of different shapes. The t of cosine templates allows for that
         (`cosine.SLACK`), so support rows that the threshold accepted are found in every batch.
 
         The last axis runs over concepts; for cosine rules over (shots, trials, concepts) flattened, in this order.
         """
         rows = jnp.asarray(rows, jnp.float32)
-        if self.rule == "hyperplane":
-            scores = jnp.einsum("...d,kd->...k", rows, self.arrays["w"], precision=jax.lax.Precision.HIGHEST)
-            return scores - self.arrays["b"].reshape((1,) * (rows.ndim - 1) + (-1,))
+        if self.rule in HYPERPLANE_RULES:
+            w, b, shift = self.hyperplanes()
+            lead = (1,) * (rows.ndim - 1)
+            rows = rows - shift.reshape(*lead, -1)
+            scores = jnp.einsum("...d,kd->...k", rows, w, precision=jax.lax.Precision.HIGHEST)
+            return scores - b.reshape(*lead, -1)
         rows = Affine(jnp.asarray(self.arrays["shift"]), jnp.asarray(self.arrays["scale"]))(rows)
         alpha = jnp.asarray(self.arrays["alpha"]).reshape(-1, rows.shape[-1])
         return cosines(rows, alpha) - self.arrays["t"].reshape((1,) * (rows.ndim - 1) + (-1,))
+
+    def hyperplanes(self) -> tuple[Float[np.ndarray, "K D"], Float[np.ndarray, " K"], Float[np.ndarray, " D"]]:
+        """w, b and shift of hyperplane rules in float32: a row z is positive where `w @ (z - shift) - b >= 0`."""
+        w, b = self.arrays["w"], self.arrays["b"]
+        shift = self.arrays.get("shift", np.zeros(w.shape[1], np.float32))
+        # In float64, since both terms may be far larger than their difference.
+        around = b.astype(np.float64) - w.astype(np.float64) @ shift.astype(np.float64)
+        return w, around.astype(np.float32), shift
 
     def predict(
         self,
@@ -154,10 +169,13 @@ def load_templates(path: epath.PathLike) -> Templates:
     return Templates(**{**record, "concepts": concepts, "shots": tuple(record["shots"])}, arrays=arrays)
 
 
-def check_finite(*arrays: Float[np.ndarray, "K ..."]) -> dict[int, str]:
-    """The templates that are not finite, with the reason to report: index along the first axis -> words."""
+def check_finite(*arrays: Float[np.ndarray, "K ..."], what: str = "the template") -> dict[int, str]:
+    """The templates that are not finite, with the reason to report: index along the first axis -> words.
+
+    `what` names the arrays in the reason.
+    """
     finite = [np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays if len(array)]
     if not finite:
         return {}
     bad = np.flatnonzero(~np.logical_and.reduce(finite))
-    return {int(k): "diverged: the template is not finite" for k in bad}
+    return {int(k): f"diverged: {what} is not finite" for k in bad}

@@ -1,9 +1,9 @@
 """What the study asks, answered in sentences: which token and rule for which task, by how much, and how sure.
 
-Every claim that one cell beats another is a paired test over the concepts that both have, corrected by Holm for all
-comparisons of its family. A family is what one function here makes for one task and data set: all pairs of tokens, of
-rules, of backbones, or all backbones against the control. A cell stands at the block where its token does best and at
-the largest number of shots of its rule; nothing here is about pixels.
+Every claim that one cell beats another is a paired test over the concepts that both have (and, with several seeds, over
+seeds: `paired_tests`), corrected by Holm for all comparisons of its family. A family is what one function here makes for
+one task and data set: all pairs of tokens, of rules, of backbones, or all backbones against the control. A cell stands at
+the block where its token does best and at the largest number of shots of its rule; nothing here is about pixels.
 
 What is best is found by the numbers that are then reported. The correction covers the choice of a winner within a family.
 It covers neither the choice of the block where a token stands, nor that of the token by which a rule, a backbone or the
@@ -26,6 +26,7 @@ from vitprobe_jax.report.tables import (
     DECIDING,
     ConceptScores,
     Summary,
+    best_tokens,
     concept_scores,
     main_rows,
     most_shots,
@@ -45,7 +46,8 @@ class Answer:
         runner_up: the best cell of another token of that backbone under that rule; None if there is no other.
         against: the comparisons behind the sentences: best against every other token, rule and backbone, and against
             the untrained control.
-        sentences: the answer in plain English, in reading order; the last one tells what choosing the best does to it.
+        sentences: the answer in plain English, in reading order; the last but one says whether draws are covered, the last
+            one what choosing the best does to the numbers.
     """
 
     task: str
@@ -178,6 +180,7 @@ class _Contest:
                 *map(sentences.against_rule, against["rules"]),
                 *sentences.against_backbones(against["backbones"]),
                 *sentences.against_controls(best, against["controls"]),
+                sentences.on_seeds(best, best_tokens(self.cells, metric=self.metric), self.metric, self.scores.seeds),
                 sentences.on_selection(cells),
             ),
         )
@@ -191,7 +194,7 @@ class _Contest:
         if not names:
             return []
         sides = zip(*names, strict=True)
-        columns = [np.stack([self.scores.of(name, self.metric) for name in side], axis=1) for side in sides]
+        columns = [np.stack([self.scores.of_seeds(name, self.metric) for name in side], axis=1) for side in sides]
         tested = [(*pair, test) for pair, test in zip(names, paired_tests(*columns), strict=True) if test.num_concepts]
         adjusted = holm(np.array([test.p_value for *_, test in tested], np.float64))
         return [

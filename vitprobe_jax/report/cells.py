@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.metrics.results import METRICS
+from vitprobe_jax.metrics.statistics import nanmeans
 from vitprobe_jax.types import ALL_TOKENS, EVALUATIONS, RULES, Concept
 
 _T = TypeVar("_T")
@@ -85,14 +86,16 @@ def cell_name(cell: CellName) -> CellName:
 
 @dataclasses.dataclass(frozen=True)
 class CodedRows:
-    """The rows of a results table with cells, concepts and trials as numbers.
+    """The rows of a results table with cells, concepts, seeds and trials as numbers.
 
     Attributes:
         cells: by task, data set and backbone as in the table, then layer, token, rule, evaluation and shots ascending.
         concepts: sorted, so that the order of rows changes no interval.
+        seeds: seeds of the draws, ascending.
         num_trials: how many trial numbers there are, that of hyperplanes among them.
         cell: of each row.
         concept: of each row.
+        seed: place in `seeds` of each row.
         trial: of each row.
         scored: rows that were not skipped: rows of templates without held-out positives or negatives are skipped.
         metrics: of each row, in the order of `METRICS`; NaN where skipped.
@@ -102,9 +105,11 @@ class CodedRows:
 
     cells: Sequence[CellName]
     concepts: Sequence[Concept]
+    seeds: Sequence[int]
     num_trials: int
     cell: Int[np.ndarray, " rows"]
     concept: Int[np.ndarray, " rows"]
+    seed: Int[np.ndarray, " rows"]
     trial: Int[np.ndarray, " rows"]
     scored: Bool[np.ndarray, " rows"]
     metrics: Float[np.ndarray, "metrics rows"]
@@ -129,13 +134,16 @@ class CodedRows:
 
         cell, cells = _codes(table, _CELL, cell_key)
         concept, concepts = _codes(table, _CONCEPT, lambda c: (c[2], c[1], c[0]))
+        seed, seeds = _codes(table, ("seed",), lambda c: c[0] or 0)
         trial, trials = _codes(table, ("trial",), lambda c: c[0] or 0)
         return cls(
             cells=[CellName(**dict(zip(_CELL, cell, strict=True))) for cell in cells],
             concepts=[Concept(*concept) for concept in concepts],
+            seeds=[seed for (seed,) in seeds],
             num_trials=len(trials),
             cell=cell,
             concept=concept,
+            seed=seed,
             trial=trial,
             scored=pc.is_null(table["skipped"]).to_numpy(),
             metrics=np.stack([_floats(table[metric]) for metric in METRICS]),
@@ -154,6 +162,7 @@ class CodedRows:
             concepts=[concept for concept, kept in zip(self.concepts, concepts, strict=True) if kept],
             cell=(np.cumsum(new_cell) - 1)[self.cell[rows]],
             concept=new_concept[self.concept[rows]],
+            seed=self.seed[rows],
             trial=self.trial[rows],
             scored=self.scored[rows],
             metrics=self.metrics[:, rows],
@@ -161,13 +170,21 @@ class CodedRows:
             effective_shots=self.effective_shots[rows],
         )
 
-    def scores(self) -> Float[np.ndarray, "metrics cells K"]:
-        """Means over trials, NaN where a concept has none."""
-        return self._means(self.concept, len(self.concepts))
+    def scores(self) -> Float[np.ndarray, "metrics cells K seeds"]:
+        """Means over the trials of each seed, NaN where a concept has none."""
+        num_concepts, num_seeds = len(self.concepts), len(self.seeds)
+        means = self._means(self.concept * num_seeds + self.seed, num_concepts * num_seeds)
+        return means.reshape(*means.shape[:2], num_concepts, num_seeds)
 
-    def trial_means(self) -> Float[np.ndarray, "metrics cells trials"]:
+    def seed_means(self) -> Float[np.ndarray, "metrics cells seeds"]:
+        """Means over concepts and trials of each seed, NaN where a cell has no score under it."""
+        return nanmeans(np.swapaxes(self.scores(), 2, 3))
+
+    def trial_means(self) -> Float[np.ndarray, "metrics cells seeds trials"]:
         """Means over concepts of each trial, NaN where a cell has no such trial."""
-        return self._means(self.trial, self.num_trials)
+        num_seeds = len(self.seeds)
+        means = self._means(self.seed * self.num_trials + self.trial, num_seeds * self.num_trials)
+        return means.reshape(*means.shape[:2], num_seeds, self.num_trials)
 
     def _means(self, minor: Int[np.ndarray, " rows"], size: int) -> Float[np.ndarray, "metrics cells {size}"]:
         place = (self.cell * size + minor)[self.scored]

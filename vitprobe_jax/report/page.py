@@ -70,6 +70,7 @@ def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool
     return template.render(
         sweeps=views,
         several=several,
+        seeded=any(len(view["seeds"]) > 1 for view in views),
         datasets=list(dict.fromkeys(name for view in views for name in view["datasets"])),
         controls={name for view in views for name in view["controls"]},
         differences=compare_sweeps([sweep.label for sweep in sweeps], scores) if several else [],
@@ -106,6 +107,8 @@ def _view(sweep: Sweep, scores: ConceptScores) -> dict:
         "rules": sorted({row.rule for row in rows}, key=RULES.index),
         "shots": sorted({row.shots for row in rows if row.shots}),
         "trials": len(distinct(sweep.table, "trial")),
+        "labels": next((note for note in sweep.run["notes"] if note.startswith("--label_categories=")), None),
+        "seeds": sorted(distinct(sweep.table, "seed")),
         "num_concepts": len(scores.concepts),
         "num_probed": len(scores.scored),
         "answers": [_answer_view(one) for one in answers.answer(sweep.table)],

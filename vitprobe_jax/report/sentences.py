@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from vitprobe_jax.metrics.statistics import Interval
 from vitprobe_jax.report.cells import CellName
 from vitprobe_jax.report.comparison import FEWEST_CONCEPTS, LEVEL, Comparison
-from vitprobe_jax.report.tables import METRIC_LABELS, Score, Summary
+from vitprobe_jax.report.tables import METRIC_LABELS, Best, Score, Summary
 
 SPELLED_OUT = 3
 """Comparisons of one kind that have a sentence each; of more, the others share one, and the page's tables have numbers."""
@@ -90,6 +90,38 @@ def _briefly(kind: str, named: Sequence[tuple[Comparison, str]], holds: str, beh
     return [f"As to the other {kind}, each by its best token: {said}."] if said else []
 
 
+def on_seeds(best: Summary, bests: Sequence[Best], metric: str, seeds: Sequence[int]) -> str:
+    """Whether intervals and tests cover the draws; with several seeds, how much these move the scores.
+
+    Args:
+        best: the cell that is advised.
+        bests: the best token of each backbone under each rule.
+        metric: by which they are best.
+        seeds: of the table.
+    """
+    if len(seeds) == 1:
+        return (
+            f"Intervals and tests cover concepts only, not draws: pools, support sets and queries were drawn with one seed "
+            f"({seeds[0]}), and other draws may change scores and close winners; --seeds=3 repeats draws and fits and "
+            "includes them."
+        )
+    text = f"Intervals and tests cover concepts and the draws of {len(seeds)} seeds ({', '.join(map(str, seeds))})."
+    deviation = best.scores[metric].seed_deviation
+    if deviation is not None:
+        text += f" Over seeds, the mean of the best cell has a standard deviation of {number(deviation)}."
+    chosen = [one for one in bests if one.second is not None]
+    if chosen:
+        same = sum(one.agreeing_seeds == len(one.token_by_seed) for one in chosen)
+        text += (
+            f" For {same} of {count(len(chosen), 'pair')} of backbone and rule, the best token is the same under every "
+            "seed."
+        )
+    own = [one for one in chosen if (one.first.backbone, one.first.rule) == (best.backbone, best.rule)]
+    if own:
+        text += f" {best.token} is the best token of {best.backbone} in {own[0].agreeing_seeds} of {len(seeds)} seeds."
+    return text
+
+
 def on_selection(cells: Sequence[Summary]) -> str:
     """What the choice of the best does to the numbers."""
     if len(cells) == 1:
@@ -120,6 +152,9 @@ def _verdict(subject: str, comparison: Comparison, second: str) -> str:
         return f"{subject} falls behind {second}: {gap}."
     if test.num_concepts < FEWEST_CONCEPTS:
         return f"{subject} cannot be told from {second} by {count(test.num_concepts, 'concept')} alone: {gap}."
+    if comparison.p_adjusted < LEVEL and test.difference.mean * test.effect_size > 0:
+        unsure = "as the interval of the mean difference includes 0, although the test finds a difference"
+        return f"{subject} is not distinguishable from {second}, {unsure}: {gap}."
     if comparison.p_adjusted < LEVEL:
         return f"{subject} and {second} differ, but means and ranks do not agree on which is better: {gap}."
     return f"{subject} is not distinguishable from {second}: {gap}."

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vitprobe_jax.metrics.results import METRICS
-from vitprobe_jax.metrics.statistics import PairedTest, holm, paired_tests
+from vitprobe_jax.metrics.statistics import PairedTest, holm, nanmeans, paired_tests
 from vitprobe_jax.report.tables import DECIDING, CellName, ConceptScores
 
 _FOLDERS = ("out", "cache_dir", "resume")
@@ -47,7 +47,9 @@ def compare_sweeps(
     """Every later sweep against the first: best cells first, then the same cells in the first sweep's order.
 
     Concepts are shared where number, name and category are the same; cells are the same where all that names them is.
-    Nothing here is about pixels. Pairs without a shared concept are left out.
+    Scores are of the seeds that both sweeps have, paired: the same seed draws the same from the same labels. Where they have
+    none in common, seeds are paired in ascending order, as many as both have. Nothing here is about pixels. Pairs
+    without a shared concept are left out.
 
     Args:
         labels: of the sweeps.
@@ -58,12 +60,13 @@ def compare_sweeps(
     pairs = []
     for label, other in zip(labels[1:], scores[1:], strict=True):
         first, second = _shared(scores[0], other)
-        for best, i, j in [*_best_pairs(scores[0], other, first[m], second[m]), *_same_pairs(scores[0], other)]:
+        bests = _best_pairs(scores[0], other, nanmeans(first[m]), nanmeans(second[m]))
+        for best, i, j in [*bests, *_same_pairs(scores[0], other)]:
             both = np.isfinite(first[m, :, i]) & np.isfinite(second[m, :, j])
             if both.any():
                 x, y = (np.where(both, column, np.nan) for column in (first[m, :, i], second[m, :, j]))
                 (test,) = paired_tests(y[:, None], x[:, None])
-                means = (float(np.nanmean(x)), float(np.nanmean(y)))
+                means = (float(np.nanmean(nanmeans(x))), float(np.nanmean(nanmeans(y))))
                 pairs.append((label, best, scores[0].cells[i], other.cells[j], means, test))
     adjusted = holm(np.array([test.p_value for *_, test in pairs], np.float64))
     return [SweepDifference(*pair, float(p)) for pair, p in zip(pairs, adjusted, strict=True)]
@@ -78,12 +81,15 @@ def differing_settings(configs: Sequence[Mapping[str, str]]) -> dict[str, list[s
 
 def _shared(
     first: ConceptScores, second: ConceptScores
-) -> tuple[Float[np.ndarray, "m K a"], Float[np.ndarray, "m K b"]]:
-    """Both sweeps' scores on the concepts that both have, in the same order."""
+) -> tuple[Float[np.ndarray, "m K a seeds"], Float[np.ndarray, "m K b seeds"]]:
+    """Both sweeps' scores on the concepts that both have, in the same order, and on paired seeds."""
     place = {concept: i for i, concept in enumerate(second.concepts)}
     pairs = [(i, place[concept]) for i, concept in enumerate(first.concepts) if concept in place]
     mine, theirs = np.array(pairs, np.int64).reshape(-1, 2).T
-    return first.scores[:, mine], second.scores[:, theirs]
+    common = [(first.seeds.index(seed), second.seeds.index(seed)) for seed in first.seeds if seed in second.seeds]
+    paired = common or [(i, i) for i in range(min(len(first.seeds), len(second.seeds)))]
+    my_seeds, their_seeds = np.array(paired, np.int64).reshape(-1, 2).T
+    return first.by_seed[:, mine][..., my_seeds], second.by_seed[:, theirs][..., their_seeds]
 
 
 def _same_pairs(first: ConceptScores, second: ConceptScores) -> Iterator[tuple[bool, int, int]]:

@@ -1,12 +1,13 @@
-"""Results table -> summarised rows: means over trials and concepts with their intervals, and what was skipped.
+"""Results table -> summarised rows: means over trials, seeds and concepts with their intervals, and what was skipped.
 
-A concept's score in a cell (`cells`) is its mean over trials; all means over concepts are unweighted.
+A concept's score in a cell (`cells`) is its mean over seeds of the means over each seed's trials; all means over concepts
+are unweighted.
 """
 
 import dataclasses
 import functools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float
 
 from vitprobe_jax.metrics.results import METRICS
-from vitprobe_jax.metrics.statistics import bootstrap_means
+from vitprobe_jax.metrics.statistics import mean_intervals, nanmeans
 from vitprobe_jax.report.cells import CellName, CodedRows, cell_name, once_per_table
 from vitprobe_jax.types import ALL_TOKENS, Concept
 
@@ -38,16 +39,25 @@ class Score:
     """A metric of a cell, in [0, 1].
 
     Attributes:
-        mean: over trials first, then over concepts.
-        deviation: sample standard deviation (n - 1), over trials, of the mean over concepts; None for a single trial.
-        low: lower end of the 95% bootstrap interval over concepts.
+        mean: over trials first, then over seeds, then over concepts.
+        deviation: sample standard deviation (n - 1), over the trials of all seeds, of the mean over concepts; None for a
+            single trial.
+        low: lower end of the 95% interval: bootstrap over concepts; with several seeds over both (`mean_intervals`).
         high: its upper end.
+        by_seed: mean over trials and concepts under each seed of the table; NaN without a score.
     """
 
     mean: float
     deviation: float | None
     low: float
     high: float
+    by_seed: tuple[float, ...] = ()
+
+    @property
+    def seed_deviation(self) -> float | None:
+        """Sample standard deviation (n - 1) of the mean over seeds; None for a single seed."""
+        known = [mean for mean in self.by_seed if not np.isnan(mean)]
+        return float(np.std(known, ddof=1)) if len(known) > 1 else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +67,8 @@ class Summary(CellName):
     Attributes:
         effective_shots: support images used, mean over templates; None for hyperplanes.
         concepts: how many concepts the means are over.
-        templates: how many templates: concepts times trials, less what was skipped.
+        templates: how many templates: concepts times trials and seeds, less what was skipped.
+        seeds: under how many seeds the cell was drawn and fitted.
         degenerate: how many of the templates found no positive, so that precision or F1 is 0 / 0 and counts as 0.
         skipped: how many concepts have no score: no template, or nothing to measure one on; they are in no mean.
         scores: by metric; empty where every concept was skipped.
@@ -66,6 +77,7 @@ class Summary(CellName):
     effective_shots: float | None = None
     concepts: int = 0
     templates: int = 0
+    seeds: int = 1
     degenerate: int = 0
     skipped: int = 0
     scores: Mapping[str, Score] = dataclasses.field(default_factory=dict)
@@ -73,18 +85,22 @@ class Summary(CellName):
 
 @dataclasses.dataclass(frozen=True)
 class ConceptScores:
-    """Every concept's mean over trials in every cell.
+    """Every concept's mean over trials and seeds in every cell.
 
     Attributes:
         cells: in the order of `summarise`, one for each of its rows.
         concepts: by category, then name, then number.
         scores: by metric (as in `METRICS`), concept and cell; NaN where a concept has no score. In float64, so that
             three rounded decimals are those of the results table.
+        seeds: seeds of the draws, ascending.
+        by_seed: the means over the trials of each seed, of which `scores` are the means.
     """
 
     cells: tuple[CellName, ...]
     concepts: tuple[Concept, ...]
     scores: Float[np.ndarray, "metrics K cells"]
+    seeds: tuple[int, ...]
+    by_seed: Float[np.ndarray, "metrics K cells seeds"]
 
     @property
     def scored(self) -> tuple[Concept, ...]:
@@ -96,6 +112,10 @@ class ConceptScores:
         """The scores of one cell, by concept; `cell` may be a `Summary`."""
         return self.scores[METRICS.index(metric), :, self._places[cell_name(cell)]]
 
+    def of_seeds(self, cell: CellName, metric: str) -> Float[np.ndarray, "K seeds"]:
+        """The scores of one cell, by concept and seed: what tests of differences take."""
+        return self.by_seed[METRICS.index(metric), :, self._places[cell_name(cell)]]
+
     @functools.cached_property
     def _places(self) -> dict[CellName, int]:
         return {cell: i for i, cell in enumerate(self.cells)}
@@ -103,10 +123,22 @@ class ConceptScores:
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The token with the highest mean of a backbone under a rule, and the best of its other tokens (None: no other)."""
+    """The token with the highest mean of a backbone under a rule.
+
+    Attributes:
+        first: where it has that mean.
+        second: the best of the other tokens; None where there is no other.
+        token_by_seed: the token that is best by the scores of each seed alone.
+    """
 
     first: Summary
     second: Summary | None
+    token_by_seed: tuple[str, ...] = ()
+
+    @property
+    def agreeing_seeds(self) -> int:
+        """Under how many seeds the same token is best."""
+        return self.token_by_seed.count(self.first.token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +168,13 @@ def summarise_by_category(table: pa.Table) -> dict[str, list[Summary]]:
 
 @once_per_table
 def concept_scores(table: pa.Table) -> ConceptScores:
-    """The means over trials behind every summary."""
+    """The means over trials and seeds behind every summary."""
     coded = _code(table)
-    scores = np.moveaxis(coded.scores(), 2, 1)
-    scores.flags.writeable = False
-    return ConceptScores(tuple(coded.cells), tuple(coded.concepts), scores)
+    by_seed = np.moveaxis(coded.scores(), 2, 1)
+    scores = nanmeans(by_seed)
+    for array in (scores, by_seed):
+        array.flags.writeable = False
+    return ConceptScores(tuple(coded.cells), tuple(coded.concepts), scores, tuple(coded.seeds), by_seed)
 
 
 def layer_norm_table(table: pa.Table) -> pa.Table:
@@ -203,10 +237,21 @@ def best_tokens(rows: Iterable[Summary], *, metric: str = DECIDING) -> list[Best
             groups[row.task, row.dataset, row.evaluation, row.rule, row.backbone].append(row)
     best = []
     for group in groups.values():
-        ranked = sorted(most_shots(group), key=lambda row: (-row.scores[metric].mean, ALL_TOKENS.index(row.token)))
+        rivals = most_shots(group)
+        ranked = sorted(rivals, key=lambda row: (-row.scores[metric].mean, ALL_TOKENS.index(row.token)))
         others = (row for row in ranked if row.token != ranked[0].token)
-        best.append(Best(ranked[0], next(others, None)))
+        best.append(Best(ranked[0], next(others, None), _token_by_seed(rivals, metric)))
     return best
+
+
+def _token_by_seed(rows: Sequence[Summary], metric: str) -> tuple[str, ...]:
+    """The best token under each seed that some row has a score under."""
+    tokens = []
+    for means in zip(*(row.scores[metric].by_seed for row in rows), strict=True):
+        scored = [(-mean, ALL_TOKENS.index(row.token)) for mean, row in zip(means, rows, strict=True) if mean == mean]
+        if scored:
+            tokens.append(ALL_TOKENS[min(scored)[1]])
+    return tuple(tokens)
 
 
 def skipped_concepts(table: pa.Table) -> list[SkippedConcept]:
@@ -248,19 +293,23 @@ def _summarise_by_category(table: pa.Table) -> tuple[tuple[str, tuple[Summary, .
 def _summaries(coded: CodedRows) -> tuple[Summary, ...]:
     if not coded.cells:
         return ()
-    scores, trials = coded.scores(), coded.trial_means()
+    by_seed, trials, seeds = coded.scores(), coded.trial_means(), coded.seed_means()
+    scores = nanmeans(by_seed)
     num_concepts = np.sum(~np.isnan(scores[0]), axis=1)
-    num_trials = np.sum(~np.isnan(trials[0]), axis=1)
+    num_seeds = np.sum(~np.isnan(seeds[0]), axis=1)
+    num_trials = np.sum(~np.isnan(trials[0]), axis=2).max(axis=1)
     # Cells of one metric after another, as columns: every interval is over the same resamples of concepts.
-    ends = bootstrap_means(scores.reshape(-1, len(coded.concepts)).T)
-    low, high = (end.reshape(len(METRICS), -1) for end in ends)
+    columns = np.moveaxis(by_seed, 2, 0).reshape(len(coded.concepts), -1, len(coded.seeds))
+    ends = np.clip(mean_intervals(columns), 0.0, 1.0)
+    low, high = ends.reshape(2, len(METRICS), -1)
     templates, degenerate = coded.total(np.ones(len(coded.cell))), coded.total(coded.degenerate)
     effective_shots, skipped = coded.total(coded.effective_shots), coded.attempted() - num_concepts
 
     def score(m: int, c: int) -> Score:
         known = scores[m, c][~np.isnan(scores[m, c])]
         deviation = float(np.nanstd(trials[m, c], ddof=1)) if num_trials[c] > 1 else None
-        return Score(float(known.mean()), deviation, float(low[m, c]), float(high[m, c]))
+        own = tuple(map(float, seeds[m, c]))
+        return Score(float(known.mean()), deviation, float(low[m, c]), float(high[m, c]), own)
 
     return tuple(
         Summary(
@@ -268,6 +317,7 @@ def _summaries(coded: CodedRows) -> tuple[Summary, ...]:
             effective_shots=float(effective_shots[c] / templates[c]) if cell.shots and templates[c] else None,
             concepts=int(num_concepts[c]),
             templates=int(templates[c]),
+            seeds=max(int(num_seeds[c]), 1),
             degenerate=int(degenerate[c]),
             skipped=int(skipped[c]),
             scores={metric: score(m, c) for m, metric in enumerate(METRICS)} if num_concepts[c] else {},

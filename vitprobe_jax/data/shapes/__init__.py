@@ -116,6 +116,20 @@ LABELS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
 )
 """(number, name, categories), as in Broden's label.csv: a label of two categories is two concepts."""
 
+_COVERAGE = {
+    ("window", "object"): 3.1,
+    ("window", "part"): 2.2,
+    ("wheel", "object"): 0.4,
+    ("wheel", "part"): 1.0,
+    ("water", "object"): 13.9,
+    ("water", "material"): 6.4,
+    ("sand", "object"): 15.8,
+    ("sand", "material"): 6.3,
+    ("snow", "object"): 3.8,
+    ("snow", "material"): 2.3,
+}
+"""Coverage, in whole images, of the labels of two categories in `shapes:400` at seed 0."""
+
 _ANNOTATED = {"object": 0.85, "part": 0.6, "material": 0.4, "scene": 0.75, "texture": 0.9}
 """Share of the images that are annotated in each category."""
 
@@ -208,18 +222,20 @@ def open_shapes(num_images: int, *, seed: int, name: str) -> Dataset:
         raise InputError(f"--dataset=shapes:{num_images}: too few images for train and val; give 8 or more, shapes:64")
     num_val = num_images // 4
     identity = repr((_DRAWING, num_images, seed, LABELS))
+    concepts = tuple(
+        Concept(number=number, name=label, category=category)
+        for category in CATEGORIES
+        for number, label, categories in LABELS
+        if category in categories
+    )
     return Dataset(
         name=name,
-        concepts=tuple(
-            Concept(number=number, name=label, category=category)
-            for category in CATEGORIES
-            for number, label, categories in LABELS
-            if category in categories
-        ),
+        concepts=concepts,
         splits={
             "train": ShapesSplit(seed, "train", num_images - num_val),
             "val": ShapesSplit(seed, "val", num_val),
         },
         skip_corrupt=False,
         fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
+        coverage=tuple(_COVERAGE.get((concept.name, concept.category), 0.0) for concept in concepts),
     )

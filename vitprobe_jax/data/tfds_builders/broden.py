@@ -53,6 +53,7 @@ class Broden(tfds.core.GeneratorBasedBuilder):
         self.info.metadata.update(
             concepts=[(concept.number, concept.name, concept.category) for concept in dataset.concepts],
             unprobed=dataset.unprobed,
+            coverage=dataset.coverage,
             fingerprint=dataset.fingerprint,
         )
         return {

@@ -12,7 +12,7 @@ from vitprobe_jax.report.examples import Examples
 from vitprobe_jax.report.figures import categories, layers, masks, pairs, shots, tokens, wording
 from vitprobe_jax.report.figures.illustration import Illustration, caption, slug, with_own_names
 from vitprobe_jax.report.figures.selection import backbones_of, choose, restrict, studies
-from vitprobe_jax.report.figures.wording import DASHED, INTERVALS, RULE_NAMES
+from vitprobe_jax.report.figures.wording import DASHED, RULE_NAMES
 from vitprobe_jax.report.tables import DECIDING, METRIC_LABELS, summarise
 from vitprobe_jax.types import RULES, Rule, Task
 
@@ -188,7 +188,7 @@ class _Study:
             "tokens",
             lambda: pairs.centred_beside_plain(self.table, _MAIN),
             title=title,
-            caption=caption(f"{wording.how(plain)}; {INTERVALS}.", done, DASHED, wording.footnotes(plain), later),
+            caption=caption(wording.how_sure(plain), done, DASHED, wording.footnotes(plain), later),
             alt=f"{title}. {said}",
         )
 
@@ -203,7 +203,11 @@ class _Study:
             lambda: pairs.pixels_beside_patches(self.table, _MAIN),
             title=title,
             caption=caption(
-                f"{wording.how(rows)}; {INTERVALS}.", done, DASHED, wording.footnotes(rows), "The paper counts patches."
+                wording.how_sure(rows),
+                done,
+                DASHED,
+                wording.footnotes(rows),
+                "The paper counts patches.",
             ),
             alt=f"{title}. {said}",
         )
@@ -227,7 +231,7 @@ class _Study:
             "controls",
             lambda: pairs.trained_less_control(self.table, _MAIN, rule=rule),
             title=title,
-            caption=caption(f"{how}; {INTERVALS}.", ahead),
+            caption=caption(f"{how}; {wording.intervals(rows)}.", ahead),
             alt=f"{title}. Differences in {METRIC_LABELS[DECIDING]} with intervals: {'; '.join(said)}.",
         )
 

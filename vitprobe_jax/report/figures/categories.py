@@ -14,6 +14,7 @@ from vitprobe_jax.report.figures.selection import (
     choose,
     lookup,
     score_of,
+    seeds_differ,
     study_of,
     tokens_of,
     trials_differ,
@@ -99,8 +100,12 @@ def scores_by_category(
         grid = [flat[at : at + 2] for at in range(0, len(flat), 2)]
     lines = [f"{category} ({max(row.concepts for row in own)})" for category, own in by_category.items()]
     spread = trials_differ(rows)
-    keys = [*(style.points_key(mark, line=False) for mark in marks.values()), *(style.spread_keys() if spread else [])]
-    return point_panels(grid, lines, list(marks.values()), keys=[*keys, style.reference_key()], deviations=spread)
+    keys = [
+        *(style.points_key(mark, line=False) for mark in marks.values()),
+        *(style.spread_keys(seeds=seeds_differ(rows)) if spread else []),
+        style.reference_key(),
+    ]
+    return point_panels(grid, lines, list(marks.values()), keys=keys, deviations=spread)
 
 
 def category_rows(

@@ -144,7 +144,7 @@ def control_differences(
         return {}
     scores = concept_scores(table)
     first, second = (
-        np.stack([scores.of(cells[backbone, token], metric) for token in shared], axis=1)
+        np.stack([scores.of_seeds(cells[backbone, token], metric) for token in shared], axis=1)
         for backbone in (trained, control)
     )
     tests = paired_tests(first, second)

@@ -106,6 +106,11 @@ def trials_differ(rows: Iterable[Summary]) -> bool:
     return any(row.shots and any(score.deviation is not None for score in row.scores.values()) for row in rows)
 
 
+def seeds_differ(rows: Iterable[Summary]) -> bool:
+    """Whether some rows are means over several seeds, whose intervals cover them."""
+    return any(row.seeds > 1 for row in rows)
+
+
 def score_of(row: Summary | None, metric: str) -> Score | None:
     """The score, None where there is no such cell or every concept was skipped."""
     return row.scores[metric] if row is not None and row.scores else None

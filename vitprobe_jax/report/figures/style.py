@@ -31,6 +31,7 @@ ALWAYS_POSITIVE = {"accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3
 """The metrics of a template with TPR = FPR = 1. No token that carries a concept should fall below its F1."""
 REFERENCE = "always positive"
 OVER_CONCEPTS, OVER_TRIALS = "95% interval over concepts", "std over trials"
+OVER_SEEDS_TOO = f"{OVER_CONCEPTS} and seeds"
 THICK = 4.0  # points: the standard deviation over trials, under or over the thin interval over concepts
 
 TOKEN_COLOURS: dict[Token, str] = {
@@ -147,9 +148,9 @@ def points_key(mark: Mark, *, line: bool) -> Line2D:
     return Line2D([], [], label=mark.label, linestyle="-" if line else "none", linewidth=1.6, **mark.points)
 
 
-def spread_keys() -> list[Line2D]:
-    """The legend's entries of the thin intervals over concepts and the thick deviations over trials."""
-    spreads = ((OVER_CONCEPTS, 1.1), (OVER_TRIALS, THICK))
+def spread_keys(*, seeds: bool) -> list[Line2D]:
+    """The legend's entries of the thin intervals over concepts (and seeds) and the thick deviations over trials."""
+    spreads = ((OVER_SEEDS_TOO if seeds else OVER_CONCEPTS, 1.1), (OVER_TRIALS, THICK))
     return [Line2D([], [], label=label, color=INK, linewidth=width, solid_capstyle="butt") for label, width in spreads]
 
 

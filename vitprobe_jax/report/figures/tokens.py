@@ -8,7 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitprobe_jax.report.figures import style
-from vitprobe_jax.report.figures.selection import choose, lookup, score_of, study_of, tokens_of, trials_differ
+from vitprobe_jax.report.figures.selection import (
+    choose,
+    lookup,
+    score_of,
+    seeds_differ,
+    study_of,
+    tokens_of,
+    trials_differ,
+)
 from vitprobe_jax.report.tables import METRIC_LABELS, Summary, summarise
 from vitprobe_jax.types import Rule, Task
 
@@ -115,7 +123,7 @@ def scores_by_token(
         top={0: 0.2, 90: 0.36, None: 0.12}[angle],
         keys=[
             *map(style.bar_key, marks.values()),
-            *(style.spread_keys() if trials_differ(rows) else []),
+            *(style.spread_keys(seeds=seeds_differ(rows)) if trials_differ(rows) else []),
             style.reference_key(),
         ],
         width=width,

@@ -3,12 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from vitprobe_jax.report.examples import Example
-from vitprobe_jax.report.figures.selection import backbones_of, tokens_of, trials_differ
+from vitprobe_jax.report.figures.selection import backbones_of, seeds_differ, tokens_of, trials_differ
 from vitprobe_jax.report.tables import METRIC_LABELS, Summary
 from vitprobe_jax.types import Rule
 
-INTERVALS = "whiskers: 95% bootstrap intervals over concepts"
-THICK = "thick: one standard deviation over trials, of the mean over concepts, to both sides, as in the paper"
 DASHED = "Dashed: a template that is positive everywhere."
 RULE_NAMES: Mapping[Rule, str] = {
     "hyperplane": "hyperplane templates",
@@ -20,19 +18,37 @@ _SPOKEN = 24  # numbers of an alternative text; of more, the extremes
 
 def how(rows: Sequence[Summary], *, each_category: bool = False, every_layer: bool = False) -> str:
     """What the numbers of some rows are means of, and where: the beginning of a caption, without a full stop."""
-    trials = max((row.templates // row.concepts for row in rows if row.concepts), default=1)
+    trials = max((row.templates // (row.concepts * row.seeds) for row in rows if row.concepts), default=1)
+    seeds = max((row.seeds for row in rows), default=1)
     over = (
         "the concepts of each category (their number in brackets)"
         if each_category
         else count_range(row.concepts for row in rows if row.scores)
     )
-    mean = f"Mean over {trials} trials, then unweighted over" if trials > 1 else "Unweighted mean over"
+    draws = [f"{number} {unit}" for number, unit in ((trials, "trials"), (seeds, "seeds")) if number > 1]
+    mean = f"Mean over {' and '.join(draws)}, then unweighted over" if draws else "Unweighted mean over"
     return f"{mean} {over}, {place(rows, every_layer=every_layer)}"
 
 
-def spreads(rows: Iterable[Summary]) -> str:
+def how_sure(rows: Sequence[Summary]) -> str:
+    """`how` and `intervals` as one sentence."""
+    return f"{how(rows)}; {intervals(rows)}."
+
+
+def spreads(rows: Sequence[Summary]) -> str:
     """What the thin and thick lines of bars and points are, without a full stop."""
-    return f"{INTERVALS}; {THICK}" if trials_differ(rows) else INTERVALS
+    if not trials_differ(rows):
+        return intervals(rows)
+    trials = "the trials of all seeds" if seeds_differ(rows) else "trials"
+    thick = f"thick: one standard deviation over {trials}, of the mean over concepts, to both sides, as in the paper"
+    return f"{intervals(rows)}; {thick}"
+
+
+def intervals(rows: Iterable[Summary]) -> str:
+    """What the whiskers of some rows are, without a full stop."""
+    if seeds_differ(rows):
+        return "whiskers: 95% intervals over concepts and seeds"
+    return "whiskers: 95% bootstrap intervals over concepts"
 
 
 def place(rows: Sequence[Summary], *, every_layer: bool = False) -> str:
