@@ -37,19 +37,22 @@ def fit_and_count(mesh: Mesh, *, resident: bool) -> dict[str, np.ndarray]:
     norm = fit_feature_norm(table, kind="standardize", keep=keep)
     identities = [concept_identity(concept) for concept in labels.concepts]
     pools = draw_pools(labels, ratio=20, seed=0)
-    config = HyperplaneConfig(rounds=2, batch_size=32)
-    w, b, loss = fit_hyperplanes(jax.random.key(0), table, pools, identities, norm=norm, config=config)
+    config = HyperplaneConfig(rounds=2)
+    fitted = fit_hyperplanes(jax.random.key(0), table, pools, identities, norm=norm, config=config)
     support = Support.of(draw_support(labels, shots=5, trials=2, seed=0), labels, concepts, mesh)
     alpha, t, fitted_on = fit_cosine(table, support, norm=norm, shots=(1, 5))
     queries = Trials.of(draw_queries(labels, trials=2, seed=0), labels, concepts, mesh)
     # Not at a threshold itself, which is a score and may fall on either side of another one's rounding.
     lower = np.asarray(t) - 1e-4
     results = {
-        "hyperplane counts": count_hyperplanes(table, concepts, labels.concept_category, w, b),
+        "hyperplane counts": count_hyperplanes(
+            table, concepts, labels.concept_category, fitted.w, fitted.b, fitted.shift
+        ),
         "cosine counts": count_cosine(table, queries, alpha, lower, norm=norm),
         "fitted on": fitted_on,
     }
-    results |= {"w": w, "b": b, "loss": loss, "alpha": alpha, "t": t, "shift": norm.shift, "scale": norm.scale}
+    results |= {f"hyperplane {name}": leaf for name, leaf in fitted._asdict().items()}
+    results |= {"alpha": alpha, "t": t, "shift": norm.shift, "scale": norm.scale}
     return {name: np.asarray(leaf) for name, leaf in results.items()}
 
 

@@ -32,15 +32,13 @@ def hyperplane_template(
         rows: training rows [N, D], raw.
         pool: positives and pool of negatives of the concept.
         identity: of the concept.
-        shift: of the feature norm.
-        scale: of the feature norm.
+        shift: of the feature norm; for the solver `lbfgs`, the mean of the rows.
+        scale: of the feature norm; for the solver `lbfgs`, their deviation.
         config: the protocol's numbers.
     """
     # (z, -1).(w, b) = w.z - b: the threshold is one more weight.
     z = np.column_stack([(rows.astype(np.float64) - shift) / scale, -np.ones(len(rows))])
     template = np.zeros(z.shape[1])
-    # Template and moments live through all rounds.
-    optimizer = {"sgd": Sgd, "adam": Adam}[config.optimizer](config.learning_rate)
     concept_key = jax.random.fold_in(key, np.uint32(identity))
     num_negatives = min(config.negative_ratio * len(pool.positives), len(pool.negatives))
     margin = np.inf
@@ -56,11 +54,15 @@ def hyperplane_template(
                 margin = min(margin, scores[ranking[num_negatives - 1]] - scores[ranking[num_negatives]])
         round_rows = np.concatenate([pool.positives, pool.negatives[chosen]])
         target = np.arange(len(round_rows)) < len(pool.positives)
+        if config.solver == "lbfgs":
+            template = minimum(template, z[round_rows], target, config.penalty)
+            continue
         for epoch in range(config.epochs):
             order = permutation(jax.random.fold_in(round_key, 1 + epoch), len(round_rows))
             for start in range(0, len(order), config.batch_size):
                 batch = order[start : start + config.batch_size]
-                template = template + optimizer.step(logistic_gradient(template, z[round_rows[batch]], target[batch]))
+                gradient = logistic_gradient(template, z[round_rows[batch]], target[batch])
+                template = template - config.learning_rate * gradient
     w = template[:-1] / scale
     return w, template[-1] + w @ shift, margin
 
@@ -71,28 +73,26 @@ def logistic_gradient(template, z, target):
     return (probability - target) @ z / len(z)
 
 
-class Sgd:
-    def __init__(self, learning_rate: float):
-        self.learning_rate = learning_rate
+def minimum(template, z, target, penalty):
+    """The template of the smallest mean cross-entropy plus penalty / 2 |w|^2, by Newton's method with halved steps.
 
-    def step(self, gradient):
-        return -self.learning_rate * gradient
+    The last weight is the threshold, which is not penalised.
+    """
+    ridge = np.append(np.full(z.shape[1] - 1, penalty), 0.0)
 
+    def objective(template):
+        u = z @ template
+        return np.mean(np.logaddexp(0, u) - target * u) + (ridge * template**2).sum() / 2
 
-class Adam:
-    """Kingma and Ba (2015), algorithm 1."""
-
-    def __init__(self, learning_rate: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
-        self.learning_rate, self.b1, self.b2, self.eps = learning_rate, b1, b2, eps
-        self.count, self.mean, self.square = 0, 0.0, 0.0
-
-    def step(self, gradient):
-        self.count += 1
-        self.mean = self.b1 * self.mean + (1 - self.b1) * gradient
-        self.square = self.b2 * self.square + (1 - self.b2) * gradient**2
-        mean = self.mean / (1 - self.b1**self.count)
-        square = self.square / (1 - self.b2**self.count)
-        return -self.learning_rate * mean / (np.sqrt(square) + self.eps)
+    while True:
+        gradient = logistic_gradient(template, z, target) + ridge * template
+        p = 1 / (1 + np.exp(-z @ template))
+        step = np.linalg.solve((z * (p * (1 - p))[:, None]).T @ z / len(z) + np.diag(ridge), gradient)
+        if gradient @ step < 1e-14:
+            return template
+        while objective(template - step) > objective(template) - 1e-4 * gradient @ step:
+            step = step / 2
+        template = template - step
 
 
 MOST = 1 << 13

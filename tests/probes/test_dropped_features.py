@@ -1,5 +1,7 @@
 """Features that are left out by an infinite scale: all is as if they were 0 in every row."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -46,26 +48,30 @@ def cosine(labels, table, norm):
     return arrays, count_cosine(table, queries, alpha, t, norm=norm)
 
 
-def hyperplane(labels, table, norm):
+def hyperplane(labels, table, norm, solver):
     fitted = fit_hyperplanes(
         jax.random.key(0),
         table,
         draw_pools(labels, ratio=20, seed=0),
         [concept_identity(concept) for concept in labels.concepts],
         norm=norm,
-        config=HyperplaneConfig(rounds=2, batch_size=32, l2=1e-3),
+        config=HyperplaneConfig(rounds=2, batch_size=32, solver=solver),
     )
-    w, b = fitted.w, fitted.b
-    return {"w": w, "b": b}, count_hyperplanes(table, np.arange(4, dtype=np.int32), labels.concept_category, w, b)
+    concepts = np.arange(4, dtype=np.int32)
+    counts = count_hyperplanes(table, concepts, labels.concept_category, fitted.w, fitted.b, fitted.shift)
+    # A shift of what is left out moves neither scores nor thresholds.
+    shift = np.where(np.isfinite(norm.scale), fitted.shift, 0)
+    return {"w": fitted.w, "b": fitted.threshold(), "shift": shift}, counts
 
 
 @pytest.mark.parametrize(
     ("rule", "kind"),
     [
         ("hyperplane", "none"),
-        ("hyperplane", "center"),
-        ("hyperplane", "standardize"),
-        ("hyperplane", "l2"),
+        ("hyperplane_paper", "none"),
+        ("hyperplane_paper", "center"),
+        ("hyperplane_paper", "standardize"),
+        ("hyperplane_paper", "l2"),
         ("cosine", "none"),
         ("cosine_centered", "center"),
         ("cosine", "standardize"),
@@ -74,7 +80,8 @@ def hyperplane(labels, table, norm):
 def test_leaving_features_out_equals_zeros_in_their_place(planted, keep, rule, kind):
     """Bit by bit, from fits to counts; and the templates see no difference between raw rows with and without them."""
     labels, table, without = planted
-    fit = hyperplane if rule == "hyperplane" else cosine
+    solvers = {"hyperplane": "lbfgs", "hyperplane_paper": "paper"}
+    fit = functools.partial(hyperplane, solver=solvers[rule]) if rule in solvers else cosine
     arrays, counts = fit(labels, table, fit_feature_norm(table, kind=kind, keep=keep))
     expected, expected_counts = fit(labels, without, fit_feature_norm(without, kind=kind))
     for name, leaf in arrays.items():
@@ -90,7 +97,7 @@ def test_leaving_features_out_equals_zeros_in_their_place(planted, keep, rule, k
         rule=rule,
         concepts=labels.concepts,
         arrays={name: np.asarray(leaf) for name, leaf in arrays.items()},
-        shots=() if rule == "hyperplane" else (1, 3),
+        shots=() if rule in solvers else (1, 3),
         dropped=3,
     )
     np.testing.assert_array_equal(templates.margins(table.rows), templates.margins(without.rows))

@@ -33,21 +33,24 @@ def members_of(layout, members, place):
 
 
 @pytest.mark.parametrize(("together", "num_dense"), [(8, 6), (4, 6), (1, 6), (4, 0), (4, 3), (2, 3)])
-def test_scores_of_the_pools_are_those_of_a_product(planned, together, num_dense):
-    """In products of all, some or single concepts; for the first ones only, or for none."""
+def test_scores_of_the_pools_are_those_of_a_product(planned, together, num_dense, monkeypatch):
+    """In products of all, some or single concepts; for the first ones only, or for none; in several blocks of rows."""
+    monkeypatch.setattr("vitprobe_jax.probes.mining.ROWS_MULTIPLIED", 1024)
     pools, concepts, laid_out = planned
     laid_out = laid_out._replace(num_dense=np.int32(num_dense))
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((N, 7)).astype(np.float32)
     w = rng.standard_normal((len(laid_out.n_pos), 7)).astype(np.float32)
+    shift = rng.standard_normal(7).astype(np.float32)
     layout = jax.tree.map(jnp.asarray, laid_out)
     score = jax.jit(pool_scores, static_argnames="score_together")
-    keys = np.asarray(score(jnp.asarray(rows[:, None]), jnp.asarray(w), layout, score_together=together))
+    keys = score(jnp.asarray(rows[:, None]), jnp.asarray(w), jnp.asarray(shift), layout, score_together=together)
+    keys = np.asarray(keys)
     for place, k in enumerate(concepts):
         start, count = laid_out.first_block[place] * BLOCK, len(pools[k].negatives)
         mine = keys.ravel()[start : start + -(-count // BLOCK) * BLOCK]
         np.testing.assert_allclose(
-            from_ordered_int(jnp.asarray(mine[:count])), rows[pools[k].negatives] @ w[place], atol=1e-5
+            from_ordered_int(jnp.asarray(mine[:count])), (rows[pools[k].negatives] - shift) @ w[place], atol=1e-5
         )
         assert (mine[count:] == LOWEST).all()
 

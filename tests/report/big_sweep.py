@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from etils import epath
 from PIL import Image
 
-from vitprobe_jax.metrics.results import METRICS, SCHEMA, write_table
+from vitprobe_jax.metrics.results import FIT, METRICS, SCHEMA, write_table
 from vitprobe_jax.report.examples import LEFT_OUT, POSITIVE, Example, Examples, write_examples
 
 NUM_CONCEPTS = 1200
@@ -36,7 +36,7 @@ def write_big_sweep(folder: Path) -> None:
     rng = np.random.default_rng(0)
     shared = {"study": "directions", "task": "segmentation", "dataset": "broden:made up", "family": "dino", "layer": 11}
     shared |= {"evaluation": "patch", "seed": 0, "n_pos_train": 10, "n_neg_train": 20, "n_pos_test": 5, "n_neg_test": 6}
-    shared |= {"threshold": 0.1, "degenerate": False, "skipped": None}
+    shared |= {"threshold": 0.1, "degenerate": False, "skipped": None, **dict.fromkeys(FIT)}
     concepts = {
         "concept": range(1, NUM_CONCEPTS + 1),
         "name": list(map(name_of, range(NUM_CONCEPTS))),

@@ -9,7 +9,9 @@ import pytest
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.metrics.results import METRICS, make_table, write_table
 from vitprobe_jax.report import figures
+from vitprobe_jax.types import HYPERPLANE_RULES
 
+FIT = {"loss": 0.1, "gradient_norm": 1e-3, "converged": True, "scale_low": 0.5, "scale_high": 4.0}
 CONCEPTS = ((1, "sky", "object"), (2, "tree", "object"), (3, "wheel", "part"), (1, "grass", "material"))
 BACKBONES = (("dino_vits16", "self-distillation"), ("tiny_mae", UNTRAINED))
 
@@ -34,7 +36,7 @@ def make_rows(
     rows = []
     cells = [(b, layer, token, rule) for b in backbones for layer in layers for token in tokens for rule in rules]
     for (backbone, objective), layer, token, rule in cells:
-        for s in (None,) if rule == "hyperplane" else shots:
+        for s in (None,) if rule in HYPERPLANE_RULES else shots:
             for number, name, category in concepts:
                 row = {
                     "study": "directions",
@@ -62,9 +64,10 @@ def make_rows(
                 if row["skipped"] is not None:
                     rows.append(row)
                     continue
-                for trial in (None,) if rule == "hyperplane" else range(trials):
-                    used = None if rule == "hyperplane" else s - (s > 1 and trial == 0)
-                    rows.append(row | _measured(rng) | {"trial": trial, "effective_shots": used, "threshold": 0.1})
+                for trial in (None,) if rule in HYPERPLANE_RULES else range(trials):
+                    used = None if rule in HYPERPLANE_RULES else s - (s > 1 and trial == 0)
+                    numbers = {"trial": trial, "effective_shots": used, "threshold": 0.1}
+                    rows.append(row | _measured(rng) | numbers | (FIT if rule in HYPERPLANE_RULES else {}))
     return rows
 
 

@@ -192,8 +192,8 @@ def test_best_concepts_of_the_papers_token(results_rows, with_paper_tokens):
 def test_illustrations_offer_the_papers_tokens(results_rows, with_paper_tokens):
     found = {one.name: one for one in figures.illustrate(scored_table(results_rows), with_paper_tokens)}
     backbone = BACKBONES[0][0]
-    names = [name for name in found if name.endswith("_paper")]
-    assert names == [f"seg_best_concepts_{backbone}_cosine_paper"]
+    names = [name for name in found if name.endswith("_papers_token")]
+    assert names == [f"seg_best_concepts_{backbone}_cosine_papers_token"]
     assert found[names[0]].title == f"Best concepts of {backbone} with cosine templates of the paper's token, q"
     assert "under q of block 11" in found[names[0]].caption
     objects = found["seg_masks_object"]

@@ -64,8 +64,8 @@ def count_pixels(
 
     The margins `w @ (z - shift) - b` of an image's patches are a map, which bilinear interpolation brings to the pixel
     grid: pixel and patch centres lie at half steps, beyond the outermost patch centres the map is constant (PyTorch's
-    `interpolate` with `align_corners=False`). A pixel is found where the map is at least 0. Positives and negatives are those
-    of patches: pixels that carry the concept, and pixels that carry another one of its category.
+    `interpolate` with `align_corners=False`). A pixel is found where the map is at least 0. Positives and negatives are
+    those of patches: pixels that carry the concept, and pixels that carry another one of its category.
 
     An image is always computed alone, in bands of pixel rows: the counts are the same on any number of devices.
 

@@ -1,8 +1,8 @@
 """Rows of many concepts gathered side by side: the unit in which logistic regressions are solved.
 
-A bundle holds `TILES` tiles of `TILE_ROWS` rows, each tile of one concept, and `SLOTS` concepts at most. Its rows are fetched
-and standardised once a round; the passes of the solver then read them in order, from a cache on most CPUs. All bundles have
-one shape, so that one program serves concepts of all sizes, and so that a concept is computed alike in any of them.
+A bundle holds `TILES` tiles of `TILE_ROWS` rows, each tile of one concept, and `SLOTS` concepts at most. Its rows are
+fetched and standardised once a round; the passes of the solver then read them in order. All bundles have one shape, so that
+one program serves concepts of all sizes, and so that a concept is computed alike in any of them.
 
 A concept whose members do not fit a bundle is represented there by a sample of them, spread evenly over its positives and
 negatives: enough to choose the next round's negatives. After the last round it is solved on all its members, whose rows

@@ -16,13 +16,16 @@ from vitprobe_jax.types import FeatureNorm
 
 CHANGES: dict[FeatureNorm, str] = {
     "none": "features as the backbone gives them",
-    "center": "the training mean is subtracted: cosines are angles around the mean, and hyperplanes start from it",
+    "center": "the training mean is subtracted: cosines are angles around the mean, and hyperplanes of --solver=paper start "
+    "from it; those of --solver=lbfgs do not depend on it",
     "standardize": "the training mean is subtracted and every feature divided by its deviation: features of small variance "
-    "count as much as those of large variance, in cosines and in the steps of hyperplanes",
-    "l2": "all features are divided by one number, the root mean square length of the training rows: hyperplanes take "
-    "steps of another length, cosines stay as they are",
+    "count as much as those of large variance, in cosines and in the steps of --solver=paper; hyperplanes of "
+    "--solver=lbfgs do not depend on it",
+    "l2": "all features are divided by one number, the root mean square length of the training rows: hyperplanes of "
+    "--solver=paper take steps of another length; those of --solver=lbfgs and cosines stay as they are",
 }
-"""What each feature norm changes, for a reader of the results."""
+"""What each feature norm changes, for a reader of the results. The default solver of hyperplanes standardises features
+itself."""
 
 
 @dataclasses.dataclass(frozen=True)

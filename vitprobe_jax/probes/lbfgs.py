@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-MEMORY = 10
+MEMORY = 6
 """Pairs of steps and gradient changes that L-BFGS remembers."""
 THRESHOLD_UNIT = 4.0
 """One unit of the threshold among the variables: 2 would make its curvature 1 at an empty template."""
-SEARCH_STEPS = 3
-"""Points along a direction where the slope of the loss is evaluated; the flattest one is taken."""
+SEARCH_STEPS, MOST_SEARCH_STEPS = 3, 24
+"""Points along a direction where the slope of the loss is evaluated; the flattest one is taken. More are tried only where
+none of them is flatter than the start."""
 
 
 class Problems(NamedTuple):
@@ -134,7 +135,7 @@ def minimise(
         of_w = problems.pull(error) + penalty * w - mean * sums[:, None]
         return jnp.concatenate([times(of_w, basis), -THRESHOLD_UNIT * sums[:, None]], axis=1)
 
-    def search(u, q, w, dw, slope):
+    def search(moves, u, q, w, dw, slope):
         """The minimum along the direction, by Newton's method between bounds; 0 where nothing is gained."""
 
         def slopes(a):
@@ -144,19 +145,26 @@ def minimise(
                 dw, dw
             )
 
-        def step(carry, _):
-            a, low, high, best, flattest = carry
+        def step(carry):
+            number, a, low, high, best, flattest = carry
             slope, curvature = slopes(a)
             better = jnp.abs(slope) < flattest
-            best, flattest = jnp.where(better, a, best), jnp.where(better, jnp.abs(slope), flattest)
+            new_best, flattest = jnp.where(better, a, best), jnp.where(better, jnp.abs(slope), flattest)
             low, high = jnp.where(slope < 0, a, low), jnp.where(slope < 0, high, a)
             newton = a - slope / jnp.maximum(curvature, jnp.finfo(jnp.float32).tiny)
             middle = jnp.where(jnp.isinf(high), 4 * low, (low + high) / 2)
             inside = (newton > low) & (newton < jnp.where(jnp.isinf(high), 8 * low + 1, high))
-            return (jnp.where(inside, newton, middle), low, high, best, flattest), None
+            # Nobody's search goes on for the sake of others: a regression must not depend on those beside it.
+            best = jnp.where((number < SEARCH_STEPS) | (best == 0), new_best, best)
+            return number + 1, jnp.where(inside, newton, middle), low, high, best, flattest
 
-        start = jnp.ones(num), jnp.zeros(num), jnp.full(num, jnp.inf), jnp.zeros(num), jnp.abs(slope)
-        return jax.lax.scan(step, start, None, length=SEARCH_STEPS)[0][3]
+        def unfinished(carry):
+            number, *_, best, _ = carry
+            return (number < SEARCH_STEPS) | ((number < MOST_SEARCH_STEPS) & jnp.any(moves & (best == 0)))
+
+        zeros = jnp.zeros(num)
+        start = 0, jnp.ones(num), zeros, jnp.full(num, jnp.inf), zeros, jnp.abs(slope)
+        return jax.lax.while_loop(unfinished, step, start)[4]
 
     def goes_on(state):
         gap = dot(state.gradient, state.gradient) / 2
@@ -169,7 +177,7 @@ def minimise(
         db = THRESHOLD_UNIT * direction[:, -1] + dot(mean, dw)
         q = problems.scores(dw) - at_rows(db)
         moves = goes_on(state)
-        a = jnp.where(moves, search(state.u, q, state.w, dw, dot(state.gradient, direction)), 0.0)
+        a = jnp.where(moves, search(moves, state.u, q, state.w, dw, dot(state.gradient, direction)), 0.0)
         w, b, u = state.w + a[:, None] * dw, state.b + a * db, state.u + at_rows(a) * q
         gradient = gradient_at(u, w)
         objective, loss = losses(u, w)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vitprobe_jax.features.streaming import StreamedRows, take_images, take_rows
@@ -129,6 +128,6 @@ def _real_first(real: Bool[Array, " I"]) -> Int[Array, " I"]:
     return jnp.argsort(~real, stable=True)
 
 
-def spread_out(i: Int[Array, "*shape"], m: Int[Array, "*shape"], n: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
-    """Place i of m places spread evenly over 0..n-1: floor(i n / m) without its overflow, for m below 2^15."""
+def spread_out(i: Int[Array, "..."], m: Int[Array, "..."], n: Int[Array, "..."]) -> Int[Array, "..."]:
+    """Place i of m places spread evenly over 0..n-1: floor(i n / m) without its overflow, for m up to 2^15."""
     return i * (n // m) + i * (n % m) // m

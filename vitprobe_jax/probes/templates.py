@@ -43,9 +43,9 @@ class Templates:
         rule: how they decide.
         concepts: the K concepts that have a template.
         arrays: hyperplane rules: `w` [K, D] in float32, `b` [K] in float64, the threshold of `w @ z` for raw rows, and
-            `shift` [D] in float32, around which margins are computed (0 in files without it). cosine rules: `alpha` [shots, trials, K, D], `t` [shots, trials, K], and the
-            feature norm's `shift` [D] and `scale` [D]. All apply to raw tokens. Features that are left out have a `w` of 0,
-            or an infinite `scale`.
+            `shift` [D] in float32, around which margins are computed (0 in files without it). cosine rules: `alpha`
+            [shots, trials, K, D], `t` [shots, trials, K], and the feature norm's `shift` [D] and `scale` [D]. All apply to
+            raw tokens. Features that are left out have a `w` of 0, or an infinite `scale`.
         shots: shot counts of the first axis of `alpha`; () for hyperplanes.
         dropped: how many features of highest variance are left out.
     """

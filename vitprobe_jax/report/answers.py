@@ -3,7 +3,8 @@
 Every claim that one cell beats another is a paired test over the concepts that both have (and, with several seeds, over
 seeds: `paired_tests`), corrected by Holm for all comparisons of its family. A family is what one function here makes for
 one task and data set: all pairs of tokens, of rules, of backbones, or all backbones against the control. A cell stands at
-the block where its token does best and at the largest number of shots of its rule; nothing here is about pixels.
+the block where its token does best and at the largest number of shots of its rule; nothing here is about pixels. No claim
+is made where a regression behind either mean did not converge (`Comparison.claimable`).
 
 What is best is found by the numbers that are then reported. The correction covers the choice of a winner within a family.
 It covers neither the choice of the block where a token stands, nor that of the token by which a rule, a backbone or the
@@ -198,7 +199,9 @@ class _Contest:
         tested = [(*pair, test) for pair, test in zip(names, paired_tests(*columns), strict=True) if test.num_concepts]
         adjusted = holm(np.array([test.p_value for *_, test in tested], np.float64))
         return [
-            Comparison(self.metric, first, second, test, float(p_adjusted), len(tested))
+            Comparison(
+                self.metric, first, second, test, float(p_adjusted), len(tested), self.scores.missed(first, second)
+            )
             for (first, second, test), p_adjusted in zip(tested, adjusted, strict=True)
         ]
 

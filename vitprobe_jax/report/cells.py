@@ -101,6 +101,7 @@ class CodedRows:
         metrics: of each row, in the order of `METRICS`; NaN where skipped.
         degenerate: of each row.
         effective_shots: of each row, NaN for hyperplanes.
+        unconverged: rows of regressions that did not converge.
     """
 
     cells: Sequence[CellName]
@@ -115,6 +116,7 @@ class CodedRows:
     metrics: Float[np.ndarray, "metrics rows"]
     degenerate: Bool[np.ndarray, " rows"]
     effective_shots: Float[np.ndarray, " rows"]
+    unconverged: Bool[np.ndarray, " rows"]
 
     @classmethod
     def of(cls, table: pa.Table) -> "CodedRows":
@@ -149,6 +151,7 @@ class CodedRows:
             metrics=np.stack([_floats(table[metric]) for metric in METRICS]),
             degenerate=pc.fill_null(table["degenerate"], False).to_numpy(),
             effective_shots=_floats(table["effective_shots"]),
+            unconverged=pc.invert(pc.fill_null(table["converged"], True)).to_numpy(),
         )
 
     def restrict(self, concepts: Bool[np.ndarray, " K"]) -> "CodedRows":
@@ -168,6 +171,7 @@ class CodedRows:
             metrics=self.metrics[:, rows],
             degenerate=self.degenerate[rows],
             effective_shots=self.effective_shots[rows],
+            unconverged=self.unconverged[rows],
         )
 
     def scores(self) -> Float[np.ndarray, "metrics cells K seeds"]:
@@ -198,6 +202,13 @@ class CodedRows:
         """Sums over the scored rows of each cell."""
         # Without any scored row, bincount forgets that its weights are floats.
         return np.bincount(self.cell[self.scored], weights[self.scored], minlength=len(self.cells)).astype(np.float64)
+
+    def unconverged_fits(self) -> Int[np.ndarray, "cells K"]:
+        """How many regressions of each concept, over seeds, did not converge."""
+        counts = np.zeros((len(self.cells), len(self.concepts)), np.int64)
+        rows = self.scored & self.unconverged
+        np.add.at(counts, (self.cell[rows], self.concept[rows]), 1)
+        return counts
 
     def attempted(self) -> Int[np.ndarray, " cells"]:
         """Concepts of each cell, skipped or not."""

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from vitprobe_jax.atomic import write_whole
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.report import figures
+from vitprobe_jax.report.rule_words import RULE_WORDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +102,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     made.filters["group_in_order"] = _group_in_order
+    made.filters["rule_words"] = lambda rule: RULE_WORDS.get(rule, rule.replace("_", " "))
     made.globals["p_value"] = lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}"
     return made
 

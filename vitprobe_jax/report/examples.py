@@ -19,7 +19,7 @@ NEGATIVE, POSITIVE, LEFT_OUT = 0, 1, 2
 """Values of `Example.truth`: another concept of its category, the concept, nothing of its category."""
 
 
-PAPER_TOKENS: Mapping[Rule, Token] = {"hyperplane": "k", "cosine": "q"}
+PAPER_TOKENS: Mapping[Rule, Token] = {"hyperplane": "k", "hyperplane_paper": "k", "cosine": "q"}
 """The tokens of Figures 15 and 16 of the paper, at the last block; it has none of centred features."""
 
 

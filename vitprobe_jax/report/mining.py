@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitprobe_jax.types import Concept
+from vitprobe_jax.types import HYPERPLANE_RULES, Concept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def unmined_concepts(table: pa.Table, config: Mapping) -> list[UnminedConcept]:
     most, taken = ratios.get("pool_ratio"), ratios.get("negative_ratio")
     if most is None or taken is None:
         return []
-    fitted = pc.and_(pc.equal(table["rule"], "hyperplane"), pc.is_null(table["skipped"]))
+    fitted = pc.and_(pc.is_in(table["rule"], pa.array(HYPERPLANE_RULES)), pc.is_null(table["skipped"]))
     columns = ["concept", "name", "category", "n_pos_train", "n_neg_train", "backbone"]
     rows = table.filter(fitted).select(columns).group_by(columns, use_threads=False).aggregate([])
     found = defaultdict(list)

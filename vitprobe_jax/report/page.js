@@ -63,7 +63,7 @@ class Results {
 
   // The entry of a concept whose pool left mining no choice in a cell of hyperplanes, or undefined.
   unminedIn(concept, cell) {
-    if (this.of("rule", cell) !== "hyperplane") return undefined;
+    if (!this.of("rule", cell).startsWith("hyperplane")) return undefined;
     if (!this.unminedOf) {
       this.unminedOf = new Map();
       for (const entry of this.unmined) this.unminedOf.set(entry.concept, [...(this.unminedOf.get(entry.concept) ?? []), entry]);

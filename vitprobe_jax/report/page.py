@@ -13,8 +13,10 @@ from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED
 from vitprobe_jax.report import answers, figures, page_data, tables
 from vitprobe_jax.report.comparison import LEVEL
 from vitprobe_jax.report.document import Picture, asset, distinct, environment, run_view, write_page
+from vitprobe_jax.report.fits import cell_fits, solver_orders
 from vitprobe_jax.report.mining import unmined_concepts
 from vitprobe_jax.report.paper import compare_with_paper
+from vitprobe_jax.report.rule_words import RULE_WORDS, solver_words
 from vitprobe_jax.report.sweep_comparison import compare_sweeps, differing_settings
 from vitprobe_jax.report.sweeps import Sweep, read_sweeps
 from vitprobe_jax.report.tables import ConceptScores, Summary
@@ -77,6 +79,8 @@ def _render(sweeps: Sequence[Sweep], pictures: Sequence[Picture], *, paper: bool
         settings=differing_settings([view["config"] for view in views]) if several else {},
         papers=[(sweep.label, compare_with_paper(sweep.table, sweep.config)) for sweep in sweeps] if paper else [],
         sections=_sections(pictures),
+        fits=any(view["fits"] for view in views),
+        orders=solver_orders([sweep.label for sweep in sweeps], scores),
         data=packed,
         num_rows=sum(int(np.isfinite(own.scores[0]).sum()) for own in scores),
         num_concepts=len({concept for own in scores for concept in own.scored}),
@@ -123,6 +127,8 @@ def _view(sweep: Sweep, scores: ConceptScores) -> dict:
         },
         "skipped": tables.skipped_concepts(sweep.table),
         "unmined": unmined_concepts(sweep.table, sweep.config),
+        "fits": cell_fits(sweep.table),
+        "solvers": {rule: solver_words(rule, sweep.config) for rule in distinct(sweep.table, "rule")},
     }
 
 
@@ -157,7 +163,9 @@ def _number_tables(rows: Sequence[Summary], by_category: Mapping[str, Sequence[S
                 if kind(row) == kind(own[0]) and row.shots == shots and row.scores:
                     categories[category] = max(row.concepts, categories.get(category, 0))
                     cells[row.backbone, row.layer].setdefault(row.token, {})[category] = row
-        title = f"{task.capitalize()} on {dataset}, {rule}" + (", counted on pixels" if evaluation == "pixel" else "")
+        title = f"{task.capitalize()} on {dataset}, {RULE_WORDS[rule]}" + (
+            ", counted on pixels" if evaluation == "pixel" else ""
+        )
         yield {
             "title": title,
             "groups": groups,

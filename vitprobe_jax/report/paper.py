@@ -24,7 +24,7 @@ from vitprobe_jax.report.tables import (
     summarise,
     summarise_by_category,
 )
-from vitprobe_jax.types import TOKENS
+from vitprobe_jax.types import HYPERPLANE_RULES, TOKENS, Rule
 
 TIE = 0.01
 """Published values this close, one of them approximate, are no order; a run's means this close agree with that."""
@@ -156,7 +156,8 @@ def compare_with_paper(table: pa.Table, config: Mapping) -> PaperComparison:
 
     A number of the run is that of the same task, rule, number of shots, token and category, at its last probed block and
     never about pixels. For a backbone of the paper stands the run's of the same name; else the first trained one of the
-    same family, with a caveat; never an untrained control.
+    same family, with a caveat; never an untrained control. Hyperplanes are those of the paper's solver where
+    the run has both.
 
     Args:
         table: results.
@@ -191,12 +192,14 @@ class _Run:
         stand_ins: the run's backbone for each published one that has any.
         rows: at the last block, by data set, category (None for all), backbone, rule, shots and token.
         concepts: how many concepts were probed, by (task, dataset).
+        planes: the rule whose hyperplanes stand for the paper's: those of its own solver where the run has some.
     """
 
     datasets: Sequence[tuple[str, str]]
     stand_ins: Mapping[str, str]
     rows: Mapping[tuple, Summary]
     concepts: Mapping[tuple[str, str], int]
+    planes: Rule | None
 
     @classmethod
     def of(cls, table: pa.Table) -> "_Run":
@@ -223,11 +226,14 @@ class _Run:
             family = [name for name in trained if trained[name] == published.partition("_")[0]]
             if family:
                 stand_ins[published] = published if published in family else family[0]
-        return cls(tuple(concepts), stand_ins, rows, concepts)
+        present = {row.rule for row in rows.values()}
+        planes = next((rule for rule in reversed(HYPERPLANE_RULES) if rule in present), None)
+        return cls(tuple(concepts), stand_ins, rows, concepts, planes)
 
     def find(self, dataset: str, fact: Mapping, token: str) -> Summary | None:
         backbone = self.stand_ins.get(fact["backbone"])
-        place = (fact["task"], dataset, fact.get("category"), backbone, fact["rule"], fact.get("shots"), token)
+        rule = self.planes if fact["rule"] == "hyperplane" else fact["rule"]
+        place = (fact["task"], dataset, fact.get("category"), backbone, rule, fact.get("shots"), token)
         return self.rows.get(place)
 
 
@@ -362,9 +368,16 @@ def _protocol_caveats(run: _Run, config: Mapping) -> tuple[list[str], list[str]]
     nested = hyperplane.items() if isinstance(hyperplane, Mapping) else ()
     flat = dict(config) | {f"hyperplane.{name}": value for name, value in nested}
     differing = differing_protocol(flat, _PROTOCOL)
-    unknown = [
-        "The protocol leaves the optimiser of hyperplanes and its learning rate open: the paper's may be others."
-    ]
+    unknown = []
+    if run.planes == "hyperplane":
+        differing.append(
+            "Other protocol: hyperplanes are solved to the minimum of their loss; the paper's SGD stops before it "
+            "(--solver=paper does so)."
+        )
+    elif run.planes:
+        unknown.append(
+            "Hyperplanes are those of --solver=paper. The paper leaves their learning rate open: its own may be another."
+        )
     if not isinstance(config.get("layers", "last"), str):
         unknown.append("Blocks were chosen: the last of them stands for the model's last.")
     if "image_size" in config and config["image_size"] is None:

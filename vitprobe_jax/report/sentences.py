@@ -12,6 +12,7 @@ SPELLED_OUT = 3
 
 _WITH = {
     "hyperplane": "a hyperplane",
+    "hyperplane_paper": "a hyperplane by the paper's SGD",
     "cosine": "a cosine template",
     "cosine_centered": "a cosine template on centred features",
 }
@@ -37,12 +38,20 @@ def advice(row: Summary, metric: str, against: Sequence[Comparison], *, overall:
         return f"{text} There is no other token to compare it with."
     runner_up, *others = against
     text += f" {_verdict('It', runner_up, _same_backbone(runner_up))}"
-    equal = [comparison.second.token for comparison in others if not comparison.holds]
+    equal = [comparison.second.token for comparison in others if comparison.claimable and not comparison.holds]
+    unclaimed = [comparison for comparison in others if not comparison.claimable]
     beaten = [comparison.second.token for comparison in others if comparison.holds]
     if equal:
-        text += f" It is not distinguishable from {listed(equal)}{'' if runner_up.holds else ' either'}."
+        either = "" if runner_up.holds or not runner_up.claimable else " either"
+        text += f" It is not distinguishable from {listed(equal)}{either}."
     if beaten:
         text += f" It {'also beats' if runner_up.holds else 'beats'} {listed(beaten)}."
+    if unclaimed:
+        missed = max(c.missed[0] for c in unclaimed) + sum(c.missed[1] for c in unclaimed)
+        tokens = listed([c.second.token for c in unclaimed])
+        text += (
+            f" No difference to {tokens} is claimed, because {count(missed, 'fit')} of these cells did not converge."
+        )
     return text
 
 
@@ -84,7 +93,8 @@ def _briefly(kind: str, named: Sequence[tuple[Comparison, str]], holds: str, beh
     groups = {
         holds: [name for comparison, name in named if comparison.holds],
         behind: [name for comparison, name in named if comparison.reversed],
-        neither: [name for comparison, name in named if not (comparison.holds or comparison.reversed)],
+        neither: [name for c, name in named if c.claimable and not (c.holds or c.reversed)],
+        "no difference is claimed, because fits did not converge, to": [name for c, name in named if not c.claimable],
     }
     said = "; ".join(f"{words} {listed(names)}" for words, names in groups.items() if names)
     return [f"As to the other {kind}, each by its best token: {said}."] if said else []
@@ -145,6 +155,10 @@ def _verdict(subject: str, comparison: Comparison, second: str) -> str:
     how_sure = (
         f"(rank-biserial r = {number(test.effect_size, 2)}, {p_value(comparison.p_adjusted)} after Holm over {among})"
     )
+    if not comparison.claimable:
+        fits = listed([_fits(comparison, side) for side in (0, 1) if comparison.missed[side]])
+        gap = f"the mean difference is {number(test.difference.mean)} {_interval(test.difference)}"
+        return f"{subject} is not claimed to differ from {second}, because {fits} did not converge: {gap}."
     if comparison.holds:
         return f"{subject} beats {second} by {number(test.difference.mean)} {_interval(test.difference)} {how_sure}."
     gap = f"the mean difference is {number(test.difference.mean)} {_interval(test.difference)} {how_sure}"
@@ -158,6 +172,19 @@ def _verdict(subject: str, comparison: Comparison, second: str) -> str:
     if comparison.p_adjusted < LEVEL:
         return f"{subject} and {second} differ, but means and ranks do not agree on which is better: {gap}."
     return f"{subject} is not distinguishable from {second}: {gap}."
+
+
+def _fits(comparison: Comparison, side: int) -> str:
+    """The regressions of one side that did not converge, and what sets this side apart from the other."""
+    cell, other = (comparison.first, comparison.second)[:: 1 if side == 0 else -1]
+    words = cell.token
+    if cell.layer != other.layer:
+        words += f" of block {cell.layer}"
+    if cell.backbone != other.backbone:
+        words += f" of {cell.backbone}"
+    if cell.rule != other.rule:
+        words += f" with {_template(cell)}"
+    return f"{count(comparison.missed[side], 'fit')} of {words}"
 
 
 def _place(cell: CellName) -> str:

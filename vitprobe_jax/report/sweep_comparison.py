@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vitprobe_jax.metrics.results import METRICS
 from vitprobe_jax.metrics.statistics import PairedTest, holm, nanmeans, paired_tests
+from vitprobe_jax.report.comparison import LEVEL, not_claimed
 from vitprobe_jax.report.tables import DECIDING, CellName, ConceptScores
 
 _FOLDERS = ("out", "cache_dir", "resume")
@@ -30,6 +31,7 @@ class SweepDifference:
         means: of first and second over the concepts that both have.
         test: second less first, over the concepts that both have.
         p_adjusted: after Holm's correction.
+        missed: how many regressions of first and of second, among the concepts that both have, did not converge.
     """
 
     sweep: str
@@ -39,6 +41,17 @@ class SweepDifference:
     means: tuple[float, float]
     test: PairedTest
     p_adjusted: float
+    missed: tuple[int, int] = (0, 0)
+
+    @property
+    def verdict(self) -> str:
+        """How second stands to first, for a table."""
+        if any(self.missed):
+            return not_claimed(self.missed)
+        difference = self.test.difference
+        if self.p_adjusted >= LEVEL or difference.low <= 0 <= difference.high:
+            return "not distinguishable"
+        return "ahead" if difference.mean > 0 else "behind"
 
 
 def compare_sweeps(
@@ -59,6 +72,7 @@ def compare_sweeps(
     m = METRICS.index(metric)
     pairs = []
     for label, other in zip(labels[1:], scores[1:], strict=True):
+        mine, theirs = _shared_concepts(scores[0], other)
         first, second = _shared(scores[0], other)
         bests = _best_pairs(scores[0], other, nanmeans(first[m]), nanmeans(second[m]))
         for best, i, j in [*bests, *_same_pairs(scores[0], other)]:
@@ -67,9 +81,14 @@ def compare_sweeps(
                 x, y = (np.where(both, column, np.nan) for column in (first[m, :, i], second[m, :, j]))
                 (test,) = paired_tests(y[:, None], x[:, None])
                 means = (float(np.nanmean(nanmeans(x))), float(np.nanmean(nanmeans(y))))
-                pairs.append((label, best, scores[0].cells[i], other.cells[j], means, test))
-    adjusted = holm(np.array([test.p_value for *_, test in pairs], np.float64))
-    return [SweepDifference(*pair, float(p)) for pair, p in zip(pairs, adjusted, strict=True)]
+                shared = both.any(axis=-1)
+                missed = tuple(
+                    int(own[shared].sum())
+                    for own in (scores[0].unconverged[mine][:, i], other.unconverged[theirs][:, j])
+                )
+                pairs.append((label, best, scores[0].cells[i], other.cells[j], means, test, missed))
+    adjusted = holm(np.array([test.p_value for *_, test, _ in pairs], np.float64))
+    return [SweepDifference(*pair, float(p), missed) for (*pair, missed), p in zip(pairs, adjusted, strict=True)]
 
 
 def differing_settings(configs: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:
@@ -83,13 +102,21 @@ def _shared(
     first: ConceptScores, second: ConceptScores
 ) -> tuple[Float[np.ndarray, "m K a seeds"], Float[np.ndarray, "m K b seeds"]]:
     """Both sweeps' scores on the concepts that both have, in the same order, and on paired seeds."""
-    place = {concept: i for i, concept in enumerate(second.concepts)}
-    pairs = [(i, place[concept]) for i, concept in enumerate(first.concepts) if concept in place]
-    mine, theirs = np.array(pairs, np.int64).reshape(-1, 2).T
+    mine, theirs = _shared_concepts(first, second)
     common = [(first.seeds.index(seed), second.seeds.index(seed)) for seed in first.seeds if seed in second.seeds]
     paired = common or [(i, i) for i in range(min(len(first.seeds), len(second.seeds)))]
     my_seeds, their_seeds = np.array(paired, np.int64).reshape(-1, 2).T
     return first.by_seed[:, mine][..., my_seeds], second.by_seed[:, theirs][..., their_seeds]
+
+
+def _shared_concepts(
+    first: ConceptScores, second: ConceptScores
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Where the concepts that both sweeps have stand in either."""
+    place = {concept: i for i, concept in enumerate(second.concepts)}
+    pairs = [(i, place[concept]) for i, concept in enumerate(first.concepts) if concept in place]
+    mine, theirs = np.array(pairs, np.int64).reshape(-1, 2).T
+    return mine, theirs
 
 
 def _same_pairs(first: ConceptScores, second: ConceptScores) -> Iterator[tuple[bool, int, int]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vitprobe_jax.metrics.results import METRICS
 from vitprobe_jax.metrics.statistics import mean_intervals, nanmeans
@@ -70,6 +70,7 @@ class Summary(CellName):
         templates: how many templates: concepts times trials and seeds, less what was skipped.
         seeds: under how many seeds the cell was drawn and fitted.
         degenerate: how many of the templates found no positive, so that precision or F1 is 0 / 0 and counts as 0.
+        unconverged: how many of the templates are hyperplanes whose regression did not converge.
         skipped: how many concepts have no score: no template, or nothing to measure one on; they are in no mean.
         scores: by metric; empty where every concept was skipped.
     """
@@ -79,6 +80,7 @@ class Summary(CellName):
     templates: int = 0
     seeds: int = 1
     degenerate: int = 0
+    unconverged: int = 0
     skipped: int = 0
     scores: Mapping[str, Score] = dataclasses.field(default_factory=dict)
 
@@ -94,6 +96,7 @@ class ConceptScores:
             three rounded decimals are those of the results table.
         seeds: seeds of the draws, ascending.
         by_seed: the means over the trials of each seed, of which `scores` are the means.
+        unconverged: how many regressions of each concept in each cell, over seeds, did not converge.
     """
 
     cells: tuple[CellName, ...]
@@ -101,6 +104,7 @@ class ConceptScores:
     scores: Float[np.ndarray, "metrics K cells"]
     seeds: tuple[int, ...]
     by_seed: Float[np.ndarray, "metrics K cells seeds"]
+    unconverged: Int[np.ndarray, "K cells"]
 
     @property
     def scored(self) -> tuple[Concept, ...]:
@@ -115,6 +119,12 @@ class ConceptScores:
     def of_seeds(self, cell: CellName, metric: str) -> Float[np.ndarray, "K seeds"]:
         """The scores of one cell, by concept and seed: what tests of differences take."""
         return self.by_seed[METRICS.index(metric), :, self._places[cell_name(cell)]]
+
+    def missed(self, first: CellName, second: CellName) -> tuple[int, int]:
+        """How many regressions of either cell did not converge, among the concepts that both have a score for."""
+        shared = np.isfinite(self.of(first, METRICS[0])) & np.isfinite(self.of(second, METRICS[0]))
+        of_first, of_second = (self.unconverged[shared, self._places[cell_name(cell)]] for cell in (first, second))
+        return int(of_first.sum()), int(of_second.sum())
 
     @functools.cached_property
     def _places(self) -> dict[CellName, int]:
@@ -172,9 +182,10 @@ def concept_scores(table: pa.Table) -> ConceptScores:
     coded = _code(table)
     by_seed = np.moveaxis(coded.scores(), 2, 1)
     scores = nanmeans(by_seed)
-    for array in (scores, by_seed):
+    unconverged = coded.unconverged_fits().T
+    for array in (scores, by_seed, unconverged):
         array.flags.writeable = False
-    return ConceptScores(tuple(coded.cells), tuple(coded.concepts), scores, tuple(coded.seeds), by_seed)
+    return ConceptScores(tuple(coded.cells), tuple(coded.concepts), scores, tuple(coded.seeds), by_seed, unconverged)
 
 
 def layer_norm_table(table: pa.Table) -> pa.Table:
@@ -302,7 +313,8 @@ def _summaries(coded: CodedRows) -> tuple[Summary, ...]:
     columns = np.moveaxis(by_seed, 2, 0).reshape(len(coded.concepts), -1, len(coded.seeds))
     ends = np.clip(mean_intervals(columns), 0.0, 1.0)
     low, high = ends.reshape(2, len(METRICS), -1)
-    templates, degenerate = coded.total(np.ones(len(coded.cell))), coded.total(coded.degenerate)
+    counted = (np.ones(len(coded.cell)), coded.degenerate, coded.unconverged)
+    templates, degenerate, unconverged = map(coded.total, counted)
     effective_shots, skipped = coded.total(coded.effective_shots), coded.attempted() - num_concepts
 
     def score(m: int, c: int) -> Score:
@@ -319,6 +331,7 @@ def _summaries(coded: CodedRows) -> tuple[Summary, ...]:
             templates=int(templates[c]),
             seeds=max(int(num_seeds[c]), 1),
             degenerate=int(degenerate[c]),
+            unconverged=int(unconverged[c]),
             skipped=int(skipped[c]),
             scores={metric: score(m, c) for m, metric in enumerate(METRICS)} if num_concepts[c] else {},
         )

@@ -14,7 +14,7 @@ from vitprobe_jax.report.figures.illustration import Illustration, caption, slug
 from vitprobe_jax.report.figures.selection import backbones_of, choose, restrict, studies
 from vitprobe_jax.report.figures.wording import DASHED, RULE_NAMES
 from vitprobe_jax.report.tables import DECIDING, METRIC_LABELS, summarise
-from vitprobe_jax.types import RULES, Rule, Task
+from vitprobe_jax.types import HYPERPLANE_RULES, RULES, Rule, Task
 
 SECTIONS = ("tokens", "shots", "categories", "layers", "pixels", "controls", "masks")
 _SHORT = {"segmentation": "seg", "classification": "cls"}
@@ -76,14 +76,15 @@ class _Study:
                 yield self.against_control(rule)
         if {"cosine", "cosine_centered"} <= set(rules):
             yield self.centred()
-        if any(row.evaluation == "pixel" and row.rule == "hyperplane" for row in scored):
-            yield self.pixels()
+        for rule in HYPERPLANE_RULES:
+            if any(row.evaluation == "pixel" and row.rule == rule for row in scored):
+                yield self.pixels(rule)
 
     def illustration(self, name: str, section: str, draw: Callable[..., Figure], **rest) -> Illustration:
         return Illustration(name=f"{self.prefix}_{name}", section=section, task=self.task, figure=draw(), **rest)
 
     def by_token(self, rule: Rule) -> Iterator[Illustration]:
-        if rule != "hyperplane":
+        if rule not in HYPERPLANE_RULES:
             kinds = [(tokens.cosine_by_token, ("accuracy", "f1", "precision", "recall"), self.cosine(rule, "tokens"))]
         elif self.task == "classification":
             kinds = [
@@ -125,7 +126,7 @@ class _Study:
         )
 
     def by_category(self, rule: Rule) -> Iterator[Illustration]:
-        if rule != "hyperplane":
+        if rule not in HYPERPLANE_RULES:
             kinds = [(categories.cosine_by_category, _MAIN, self.cosine(rule, "categories"))]
         else:
             named = self.task == "segmentation"
@@ -192,15 +193,15 @@ class _Study:
             alt=f"{title}. {said}",
         )
 
-    def pixels(self) -> Illustration:
-        rows, pixels = (choose(summarise(self.table), rule="hyperplane", pixels=own) for own in (False, True))
-        title = "Hyperplane templates counted on patches and on pixels"
+    def pixels(self, rule: Rule) -> Illustration:
+        rows, pixels = (choose(summarise(self.table), rule=rule, pixels=own) for own in (False, True))
+        title = f"{wording.capitalised(RULE_NAMES[rule])} counted on patches and on pixels"
         done = "Pixels: every annotated pixel counts, under score maps upsampled to the masks."
         said = f"Patches: {wording.scores_in_words(rows, _MAIN)} Pixels: {wording.scores_in_words(pixels, _MAIN)}"
         return self.illustration(
-            "pixels_beside_patches",
+            "pixels_beside_patches" if rule == "hyperplane" else f"{rule}_pixels_beside_patches",
             "pixels",
-            lambda: pairs.pixels_beside_patches(self.table, _MAIN),
+            lambda: pairs.pixels_beside_patches(self.table, _MAIN, rule=rule),
             title=title,
             caption=caption(
                 wording.how_sure(rows),
@@ -231,7 +232,7 @@ class _Study:
             "controls",
             lambda: pairs.trained_less_control(self.table, _MAIN, rule=rule),
             title=title,
-            caption=caption(f"{how}; {wording.intervals(rows)}.", ahead),
+            caption=caption(f"{how}; {wording.intervals(rows)}.", ahead, wording.unconverged(rows)),
             alt=f"{title}. Differences in {METRIC_LABELS[DECIDING]} with intervals: {'; '.join(said)}.",
         )
 
@@ -278,7 +279,7 @@ class _Study:
             if choice == "paper":
                 title += f" of the paper's token, {rows[0].token}"
             yield self.illustration(
-                f"best_concepts_{slug(backbone)}_{rule}{'_paper' if choice == 'paper' else ''}",
+                f"best_concepts_{slug(backbone)}_{rule}{'_papers_token' if choice == 'paper' else ''}",
                 "masks",
                 lambda own=(backbone, rule, choice): masks.best_concepts(
                     self.table, examples, backbone=own[0], rule=own[1], choice=own[2]

@@ -14,14 +14,19 @@ from PIL import Image
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.report.examples import LEFT_OUT, POSITIVE, Example, Examples
 from vitprobe_jax.report.figures.painting import Block, Tile, paint, tile_figure
-from vitprobe_jax.report.figures.selection import backbones_of, study_of
+from vitprobe_jax.report.figures.selection import backbones_of, present_rule, study_of
 from vitprobe_jax.report.tables import concept_scores, summarise
 from vitprobe_jax.types import RULES, Rule
 
 CONCEPTS = IMAGES = 5
 BACKBONES = 6
 """A report shows photographs of so many backbones at most: with 19 and three rules, five concepts are 183 inches tall."""
-_HEADS: Mapping[Rule, str] = {"hyperplane": "hyperplane", "cosine": "cosine", "cosine_centered": "cosine, centred"}
+_HEADS: Mapping[Rule, str] = {
+    "hyperplane": "hyperplane",
+    "hyperplane_paper": "hyperplane, SGD",
+    "cosine": "cosine",
+    "cosine_centered": "cosine, centred",
+}
 _MEND = "give the examples of the same sweep"
 
 
@@ -155,6 +160,7 @@ def pick_best(
     Raises:
         InputError: as there.
     """
+    rule = present_rule(rule, {row.rule for row in examples.rows})
     wanted = ("iou", backbone, rule, choice)
     rows = [row for row in examples.rows if (row.kind, row.backbone, row.rule, row.choice) == wanted]
     if not rows:

@@ -1,6 +1,6 @@
 """Results table -> the summaries that one figure shows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import pyarrow as pa
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.report import tables
 from vitprobe_jax.report.tables import Score, Summary
-from vitprobe_jax.types import ALL_TOKENS, TASKS, Rule, Task, Token
+from vitprobe_jax.types import ALL_TOKENS, HYPERPLANE_RULES, TASKS, Rule, Task, Token
 
 
 def studies(table: pa.Table) -> list[tuple[Task, str]]:
@@ -53,7 +53,7 @@ def choose(
 
     Args:
         rows: of one task and data set.
-        rule: decision rule.
+        rule: decision rule, see `present_rule`.
         layer: a block, each backbone's last probed one, or all.
         shots: support images, the largest number there is, or all; nothing is asked of hyperplanes.
         pixels: those that count pixels instead of those that count patches or images.
@@ -61,6 +61,8 @@ def choose(
     Raises:
         InputError: no row is left.
     """
+    rows = list(rows)
+    rule = present_rule(rule, {row.rule for row in rows})
     chosen = [row for row in rows if row.rule == rule and (row.evaluation == "pixel") == pixels]
     if layer == "last":
         chosen = tables.last_layer(chosen)
@@ -76,6 +78,12 @@ def choose(
         budget = "" if shots in ("most", "all") else f" from {shots} support images"
         raise InputError(f"the table has no {rule} templates{counted}{place}{budget}; give others or sweep them first")
     return chosen
+
+
+def present_rule(rule: Rule, present: Collection[str]) -> Rule:
+    """The rule; `hyperplane`, the default of figures, stands for the other hyperplane rule where that alone is there."""
+    others = [own for own in HYPERPLANE_RULES if own in present]
+    return others[0] if rule == "hyperplane" and others else rule
 
 
 def tokens_of(rows: Iterable[Summary]) -> list[Token]:

@@ -10,6 +10,7 @@ from vitprobe_jax.types import Rule
 DASHED = "Dashed: a template that is positive everywhere."
 RULE_NAMES: Mapping[Rule, str] = {
     "hyperplane": "hyperplane templates",
+    "hyperplane_paper": "hyperplane templates (paper's SGD)",
     "cosine": "cosine templates",
     "cosine_centered": "cosine templates on centred features",
 }
@@ -84,7 +85,14 @@ def footnotes(rows: Iterable[Summary]) -> str:
         said.append(
             f"{degenerate:,} of {templates:,} templates find no positive; their undefined precision or F1 counts as 0."
         )
-    return " ".join(said)
+    return " ".join([*said, unconverged(rows)]).strip()
+
+
+def unconverged(rows: Iterable[Summary]) -> str:
+    """A sentence on regressions that did not converge, where there are some."""
+    rows = list(rows)
+    templates, missed = (sum(getattr(row, name) for row in rows) for name in ("templates", "unconverged"))
+    return f"{missed:,} of {templates:,} regressions did not converge." if missed else ""
 
 
 def scores_in_words(rows: Sequence[Summary], metrics: Sequence[str]) -> str:
