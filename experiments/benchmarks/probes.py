@@ -56,7 +56,7 @@ def headline(comparisons: Sequence[Comparison]) -> tuple[str, float]:
         # Compared on the concepts that the contender has fitted.
         count = len(evidence[name])
         best = np.nanmax([accuracy[:count].mean() for accuracy in evidence.values() if len(accuracy) >= count])
-        return evidence[name].mean() >= best - EQUAL
+        return bool(evidence[name].mean() >= best - EQUAL)
 
     words = f"{PAPER} / {LIBRARY} {seconds[PAPER] / seconds[LIBRARY]:.2f}; "
     if not good(LIBRARY):
