@@ -12,8 +12,9 @@ import torch
 from vitprobe_jax.probes.lbfgs import THRESHOLD_UNIT
 
 MEMORY = 10
-SEARCH_STEPS = 3
-"""Points along a direction where the slope of the loss is evaluated; the flattest one is taken."""
+SEARCH_STEPS, MOST_SEARCH_STEPS = 3, 20
+"""Points along a direction where the slope of the loss is evaluated, and how many at most while none is flatter than the
+start: without preconditioning the first direction of a round, the gradient, may be a hundred times too long."""
 
 
 class Regressions(NamedTuple):
@@ -85,8 +86,8 @@ def minimise(problems: Regressions, w, b, basis, *, precondition: bool, toleranc
         variables = two_loops(old, pairs)
         direction = out_of_basis(variables) if precondition else variables
         q = problems.scores(direction[:, :-1]) - direction[:, -1:]
-        a = search(problems, u, q, w, direction[:, :-1], (direction * gradient).sum(1))
-        a = torch.where(moves, a, 0.0)[:, None]
+        slope = (direction * gradient).sum(1)
+        a = search(problems, u, q, w, direction[:, :-1], slope, moves)[:, None]
         w, b, u = w + a * direction[:, :-1], b + a[:, 0] * direction[:, -1], u + a * q
         gradient = problems.gradient(u, w)
         measured = in_basis(gradient)
@@ -112,13 +113,15 @@ def two_loops(gradient, pairs):
     return -direction
 
 
-def search(problems: Regressions, u, q, w, dw, slope):
-    """Step lengths along directions that change the scores by q, by safeguarded Newton; 0 where nothing is gained."""
+def search(problems: Regressions, u, q, w, dw, slope, moves):
+    """Step lengths along directions that change the scores by q, by safeguarded Newton; 0 where none moves or gains."""
     share, y, penalty = problems.share, problems.positive, problems.penalty
     along, squared = (dw * w).sum(1), dw.square().sum(1)
     a, low, high = torch.ones_like(slope), torch.zeros_like(slope), torch.full_like(slope, torch.inf)
     best, flattest = torch.zeros_like(slope), slope.abs()
-    for _ in range(SEARCH_STEPS):
+    for number in range(MOST_SEARCH_STEPS):
+        if number >= SEARCH_STEPS and ((best > 0) | ~moves).all():
+            break
         p = (u + a[:, None] * q).sigmoid_()
         weighted = share * q
         slope = (weighted * (p - y)).sum(1) + penalty * (along + a * squared)
@@ -130,4 +133,4 @@ def search(problems: Regressions, u, q, w, dw, slope):
         middle = torch.where(high.isinf(), 4 * low, (low + high) / 2)
         inside = (newton > low) & (newton < torch.where(high.isinf(), 8 * low + 1, high))
         a = torch.where(inside, newton, middle)
-    return best
+    return torch.where(moves, best, 0.0)
