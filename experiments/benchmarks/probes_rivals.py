@@ -21,7 +21,7 @@ from vitprobe_jax.probes.standardize import fit_coordinates
 
 TOGETHER = 50
 """Concepts of one batch of L-BFGS, whose rows are read twice an iteration; a batch goes on until its slowest concept is
-done. For 50 concepts, 5, 25 and 50 took 6.3, 6.1 and 8.7 s on one core, and 50 took 4.7 s on two, beside other jobs."""
+done."""
 PROBEKIT_TOGETHER = 50
 """Concepts of one call of probekit."""
 
