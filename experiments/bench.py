@@ -69,6 +69,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer("width", None, "features of a row", flag_values=values)
     flags.DEFINE_integer("sample", 4, "concepts that a rival's loop is timed on, and scaled", flag_values=values)
     flags.DEFINE_bool("spread", False, "log-uniform sizes of concepts instead of equal ones", flag_values=values)
+    flags.DEFINE_bool(
+        "isotropic",
+        None,
+        "planted rows of mean 0 and unit variance in every direction instead of rows with the statistics of tokens; the "
+        "default of all benchmarks but probes and growth",
+        flag_values=values,
+    )
     flags.DEFINE_list("shots", None, "shot counts of cosine", flag_values=values)
     flags.DEFINE_integer("trials", 10, "trials of cosine", flag_values=values)
     flags.DEFINE_integer(
@@ -107,7 +114,14 @@ def bench_config(values: flags.FlagValues, name: str) -> BenchConfig:
     return BenchConfig(**given | {flag: (DEFAULTS | defaults)[flag] for flag in unset})
 
 
-DEFAULTS = {"rows": 100_000, "concepts": 200, "width": 384, "patches": 1, "shots": (1, 5, 10, 50, 100, 500)}
+DEFAULTS = {
+    "rows": 100_000,
+    "concepts": 200,
+    "width": 384,
+    "patches": 1,
+    "shots": (1, 5, 10, 50, 100, 500),
+    "isotropic": True,
+}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ class BenchConfig:
     width: int
     sample: int
     spread: bool
+    isotropic: bool
     shots: tuple[int, ...]
     trials: int
     patches: int
@@ -33,7 +34,9 @@ class BenchConfig:
     def __post_init__(self):
         numbers = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "seed"}
         for name, value in numbers.items():
-            if (isinstance(value, int) and value < 1 and name not in ("spread", "isolate")) or value == ():
+            if isinstance(value, bool):
+                continue
+            if (isinstance(value, int) and value < 1) or value == ():
                 raise InputError(f"--{name}: must be 1 or more, got {value}")
             if isinstance(value, tuple) and any(isinstance(part, int) and part < 1 for part in value):
                 raise InputError(f"--{name}: must be 1 or more each, got {', '.join(map(str, value))}")

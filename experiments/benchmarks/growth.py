@@ -9,11 +9,12 @@ import dataclasses
 from experiments.benchmarks.comparison import Comparison
 from experiments.benchmarks.config import BenchConfig
 from experiments.benchmarks.limits import hyperplane_limit
-from experiments.benchmarks.probes import PROTOCOL, draw_problem, prepare_library
+from experiments.benchmarks.probes import prepare_library
+from experiments.benchmarks.problem import PROTOCOL, Problem
 from experiments.benchmarks.timing import Work, measure
 
 NEEDS = ()
-DEFAULTS = {"rows": 100_000, "concepts": 200}
+DEFAULTS = {"rows": 100_000, "concepts": 200, "isotropic": False}
 FACTOR = 10
 
 
@@ -41,10 +42,10 @@ def _case(name: str, config: BenchConfig) -> Comparison:
     title = (
         f"hyperplanes{name}: {config.rows} rows x {config.width}, {config.concepts} concepts, {config.probe_memory} MiB"
     )
-    return Comparison(title, [library, limit], {"accuracy": [float(library.evidence.mean()), None]})
+    return Comparison(title, [library, limit], {"accuracy": [float(library.evidence.accuracy.mean()), None]})
 
 
 def prepare_limit(config: BenchConfig) -> Work:
     """The unavoidable work of the same problem."""
-    train, pools, _ = draw_problem(config)
-    return Work(hyperplane_limit(train.place().rows, pools, PROTOCOL, config.seed), lambda _: None)
+    problem = Problem.of(config)
+    return Work(hyperplane_limit(problem.train.place().rows, problem.pools, PROTOCOL, config.seed), lambda _: None)

@@ -27,9 +27,12 @@ def hyperplane_limit(
 ) -> Callable[[], None]:
     """A function that does the products of the mined rounds, and fetches as many random rows as all stages visit.
 
+    The products of the solver `lbfgs` with the rows that it has fetched are not part of it: how many there are depends on
+    the rows.
+
     Args:
         rows: of the table.
-        pools: of the concepts; an epoch visits their positives and a round's share of their negatives.
+        pools: of the concepts; a round of `lbfgs` and an epoch of `paper` fetch their positives and the round's negatives.
         config: the protocol.
         seed: of templates and row numbers.
     """
@@ -42,7 +45,8 @@ def hyperplane_limit(
     visits = sum(
         len(pool.positives) + min(config.negative_ratio * len(pool.positives), len(pool.negatives)) for pool in pools
     )
-    fetch = fetch_limit(rows, visits, config.rounds * config.epochs, seed)
+    fetches = config.rounds * (config.epochs if config.solver == "paper" else 1)
+    fetch = fetch_limit(rows, visits, fetches, seed)
     fetch_pools = fetch_limit(rows, sum(sparse), config.rounds - 1, seed)
 
     @jax.jit
