@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from experiments.benchmarks.config import BenchConfig
 from experiments.benchmarks.problem import PROTOCOL, Fitted, Problem
 from experiments.benchmarks.timing import Work
-from vitprobe_jax.probes.hyperplane import EARLY_MAX_STEPS, EARLY_TOLERANCE, MAX_STEPS, TOLERANCE
+from vitprobe_jax.probes.hyperplane import MAX_STEPS, TOLERANCE
 from vitprobe_jax.probes.sampling import RowPool
 from vitprobe_jax.probes.standardize import fit_coordinates
 
@@ -68,7 +68,6 @@ def prepare_torch_lbfgs(config: BenchConfig, precondition: bool = False) -> Work
         shift, deviation, x = _standardize(torch, raw)
 
         def solve(round_, w, b):
-            tolerance, max_steps = (TOLERANCE, MAX_STEPS) if round_.last else (EARLY_TOLERANCE, EARLY_MAX_STEPS)
             for part in _parts(len(w), TOGETHER):
                 valid = round_.valid[part].float()
                 share = valid / valid.sum(1, keepdim=True)
@@ -79,8 +78,8 @@ def prepare_torch_lbfgs(config: BenchConfig, precondition: bool = False) -> Work
                     b[part],
                     basis,
                     precondition=precondition,
-                    tolerance=tolerance,
-                    max_steps=max_steps,
+                    tolerance=TOLERANCE,
+                    max_steps=MAX_STEPS,
                 )
             return w, b
 

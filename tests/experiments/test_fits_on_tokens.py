@@ -18,7 +18,6 @@ from experiments.results_folder import ResultsFolder
 from tests.backbones.random_folder import save_random
 from tests.experiments.test_sweep import make_config
 from vitprobe_jax.data import open_dataset
-from vitprobe_jax.probes import hyperplane
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.hyperplane import HyperplaneConfig, fit_hyperplanes
 from vitprobe_jax.probes.sampling import concept_identity
@@ -85,20 +84,10 @@ def compare(design, probed, train, val):
     return np.array(distances), np.mean(ours), np.mean(theirs)
 
 
-@pytest.fixture
-def same_rounds(monkeypatch):
-    """Early rounds are solved as the last one, so that a fit of four rounds is the start of one of five."""
-    for name in ("TOLERANCE", "MAX_STEPS"):
-        monkeypatch.setattr(hyperplane, f"EARLY_{name}", getattr(hyperplane, name))
-    hyperplane._fit_wave.clear_cache()
-    yield
-    hyperplane._fit_wave.clear_cache()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["dino_shapes_tiny", "mae_shapes_tiny", "random dino", "random mae"])
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_the_last_round_is_that_of_scikit_learn(tmp_path, shared_data, same_rounds, backbone, task):
+def test_the_last_round_is_that_of_scikit_learn(tmp_path, shared_data, backbone, task):
     name = backbone
     if backbone.startswith("random "):
         name = save_random(tmp_path, backbone.removeprefix("random "), **FULL_SIZE)

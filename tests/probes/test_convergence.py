@@ -8,7 +8,6 @@ from sklearn.linear_model import LogisticRegression
 
 from tests.probes.tables import planted_rows, table_of
 from tests.probes.test_hyperplane import sized_labels
-from vitprobe_jax.probes import hyperplane
 from vitprobe_jax.probes.feature_norm import fit_feature_norm
 from vitprobe_jax.probes.hyperplane import HyperplaneConfig, fit_hyperplanes
 from vitprobe_jax.probes.sampling import concept_identity, draw_pools
@@ -105,14 +104,10 @@ def test_sgd_does_depend_on_units(tokens):
     assert np.abs(accuracies(labels, plain) - accuracies(labels, large)).max() > 0.05
 
 
-def test_the_last_round_is_solved_to_its_minimum(tokens, monkeypatch):
+def test_the_last_round_is_solved_to_its_minimum(tokens):
     """Scikit-learn on the same rows: those that the template of four rounds scores highest."""
-    for name in ("TOLERANCE", "MAX_STEPS"):
-        monkeypatch.setattr(hyperplane, f"EARLY_{name}", getattr(hyperplane, name))
-    hyperplane._fit_wave.clear_cache()
     labels, rows = tokens
     before, fitted = (fit(labels, rows, rounds=rounds) for rounds in (4, 5))
-    hyperplane._fit_wave.clear_cache()
     standardized, deviation = standardize(rows)
     scored = scores(before, rows)
     for k, pool in enumerate(draw_pools(labels, ratio=20, seed=0)):

@@ -21,7 +21,7 @@ MEMORY = 6
 """Pairs of steps and gradient changes that L-BFGS remembers."""
 THRESHOLD_UNIT = 4.0
 """One unit of the threshold among the variables: 2 would make its curvature 1 at an empty template."""
-SEARCH_STEPS, MOST_SEARCH_STEPS = 3, 24
+SEARCH_STEPS, MOST_SEARCH_STEPS = 2, 24
 """Points along a direction where the slope of the loss is evaluated; the flattest one is taken. More are tried only where
 none of them is flatter than the start."""
 
@@ -53,7 +53,7 @@ class Solution(NamedTuple):
         loss: mean cross-entropy over the rows, in nats, without the penalty.
         gradient_norm: length of the gradient of the penalised loss in preconditioned variables. Half its square is about
             how far the loss is above its minimum.
-        converged: whether half the square of the gradient norm is at most `tolerance` times the penalised loss.
+        converged: whether half the square of the gradient norm is at most `enough` times the penalised loss.
         steps: iterations taken.
     """
 
@@ -94,12 +94,13 @@ def minimise(
     basis: Float[Array, "D D"],
     *,
     penalty: float,
-    tolerance: float | Float[Array, ""],
-    max_steps: int | Int[Array, ""],
+    tolerance: float,
+    enough: float,
+    max_steps: int,
 ) -> Solution:
-    """Continues C regressions from (w, b) until each has converged, or for `max_steps` iterations.
+    """Continues C regressions from (w, b) until each is within `tolerance`, or for `max_steps` iterations.
 
-    One that has converged, or that float32 takes no further, is left as it is while others go on.
+    One that is, or that float32 takes no further, is left as it is while others go on.
 
     Args:
         problems: the rows; a regression without rows is left as it is.
@@ -107,7 +108,8 @@ def minimise(
         b: thresholds to start from.
         basis: preconditioner, see `standardize.Coordinates`.
         penalty: weight of |w|^2 / 2; above 0 where minima have to exist.
-        tolerance: see `Solution.converged`.
+        tolerance: a regression stops where half the square of its gradient norm is at most this share of its penalised loss.
+        enough: the share at which it counts as converged.
         max_steps: 0 measures where the regressions are.
     """
     num = len(w)
@@ -196,7 +198,7 @@ def minimise(
     unfinished = lambda carry: (carry[0] < max_steps) & jnp.any(goes_on(carry[1]))  # noqa: E731
     _, state = jax.lax.while_loop(unfinished, iterate, (0, state))
     squared = dot(state.gradient, state.gradient)
-    converged = squared / 2 <= tolerance * state.objective
+    converged = squared / 2 <= enough * state.objective
     return Solution(state.w, state.b, state.loss, jnp.sqrt(squared), converged, state.steps)
 
 
