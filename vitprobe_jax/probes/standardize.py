@@ -20,8 +20,8 @@ CURVATURE = 0.1
 SMALLEST_RIDGE = 1e-4
 """Least eigenvalue that the preconditioner counts on: below it, float32 correlations are rounding."""
 BLOCK_BYTES = 1 << 18
-"""Rows of a block in float32 while moments are summed: so few that a window of streamed rows mostly holds a block, and moments
-do not depend on where rows lie."""
+"""Rows of a block in float32 while moments are summed: so few that a window of streamed rows mostly holds a block. Moments
+then do not depend on where the rows are."""
 SAMPLE_ROWS = 8192
 """Rows whose correlation is computed, or 8 D where that is more; a preconditioner needs no more digits than they give."""
 MOST_SAMPLE_ROWS = 1 << 15
