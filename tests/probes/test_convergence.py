@@ -155,6 +155,7 @@ def test_small_deviations_around_a_large_mean():
     assert np.abs(difference).max() <= 0.01
 
 
+@pytest.mark.slow
 def test_a_bfloat16_table_gives_nearly_the_same(tokens, found):
     """Standardised rows come from bfloat16 ones; regressions run in float32."""
     labels, rows = tokens
@@ -192,6 +193,7 @@ def test_concepts_of_fifty_to_fifty_thousand_positives():
     assert np.isfinite(fitted.w).all()
 
 
+@pytest.mark.slow
 def test_every_penalty_keeps_the_threshold_free(tokens):
     """Under a large penalty weights vanish, and the threshold is that of the log odds; a penalty would pull it to 0."""
     labels, rows = tokens

@@ -86,7 +86,7 @@ def test_a_concept_does_not_depend_on_the_others_nor_on_their_order(planted):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_the_number_of_devices_changes_no_bit(planted, devices, solver):
     labels, rows, _ = planted
     once, spread = (fit_all(labels, rows, devices=n, solver=solver) for n in (1, devices))

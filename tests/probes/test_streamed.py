@@ -51,7 +51,10 @@ def hyperplanes(planted, table, **config):
 CASES = [(1, True), pytest.param(2, True, marks=pytest.mark.slow), (8, True), (8, False)]
 
 
-@pytest.mark.parametrize(("devices", "streamed"), CASES)
+@pytest.mark.parametrize(
+    ("devices", "streamed"),
+    [(8, True), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, True), (2, True), (8, False)])],
+)
 @pytest.mark.parametrize(("solver", "tolerance"), [("paper", 2e-6), ("lbfgs", 2e-5)])
 def test_hyperplanes(planted, devices, streamed, solver, tolerance, monkeypatch):
     """Some concepts are scored densely, others sparsely."""
