@@ -165,7 +165,7 @@ def _sweep_backbone(
                     design = Design.draw(labels["train"], labels["val"], seeded, probed)
                 mining_note = design.mining_note(seeded) if "hyperplane" in config.rules else ""
                 if mining_note:
-                    folder.warn(f"{named}: {mining_note}")
+                    folder.note(f"{named}: {mining_note}")
             for cell in progress(open_cells, total=len(open_cells), label=f"{named} probes", unit="token"):
                 rules = [rule for rule in config.fitted_rules if (cell, rule, seeded.seed) in todo]
                 tables = [data.table(backbone, split, cell, labels[split], plan) for split in SPLITS]

@@ -48,7 +48,16 @@ class Regressions(NamedTuple):
         return torch.cat([of_w, -error.sum(1, keepdim=True)], dim=1)
 
 
-def minimise(problems: Regressions, w, b, basis, *, precondition: bool, tolerance: float, max_steps: int):
+def minimise(
+    problems: Regressions,
+    w: torch.Tensor,
+    b: torch.Tensor,
+    basis: torch.Tensor,
+    *,
+    precondition: bool,
+    tolerance: float,
+    max_steps: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Continues all regressions from (w, b) until each is within the library's tolerance, or for `max_steps` iterations.
 
     Args:
