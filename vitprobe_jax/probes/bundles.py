@@ -48,21 +48,23 @@ class Bundles(NamedTuple):
     large: Int[np.ndarray, " L"]
 
 
-def plan_bundles(layouts: Sequence[Layout], num_bundles: int = 0, num_large: int = 0) -> list[Bundles]:
-    """The bundles of every device, all of one shape: at least so many bundles and large concepts."""
+def plan_bundles(layouts: Sequence[Layout]) -> list[Bundles]:
+    """The bundles of every layout, all of one shape."""
     planned = [_pack(layout) for layout in layouts]
-    num_bundles = max(num_bundles, *(len(first) for first, _, _ in planned))
+    num_bundles = max(len(first) for first, _, _ in planned)
     large = [np.flatnonzero(layout.n_pos + layout.n_neg > SAMPLE) for layout in layouts]
-    num_large = max(num_large, *map(len, large))
+    num_large = max(map(len, large))
     bundles = []
-    for layout, (first, tiles, place), own in zip(layouts, planned, large, strict=True):
+    for layout, (first, tiles, place), large_ones in zip(layouts, planned, large, strict=True):
         missing = num_bundles - len(first)
         bundles.append(
             Bundles(
                 np.pad(np.array(first, np.int32), (0, missing)),
                 np.pad(np.array(tiles, np.int32), ((0, missing), (0, 0)), constant_values=TILES),
                 place.astype(np.int32),
-                np.pad(own, (0, num_large - len(own)), constant_values=len(layout.n_pos)).astype(np.int32),
+                np.pad(large_ones, (0, num_large - len(large_ones)), constant_values=len(layout.n_pos)).astype(
+                    np.int32
+                ),
             )
         )
     return bundles
@@ -103,7 +105,7 @@ def bundle_problems(
     nth = jnp.where(real, nth, 0)
     number = jnp.where(n > SAMPLE, spread_out(nth, jnp.maximum(taken, 1), n), nth)
     code = _member(members, layout, concept[:, None], number)
-    x = coordinates(_take_tiles(rows, jnp.where(code < 0, ~code, code)))
+    x = coordinates(_take_tiles(rows, code))
 
     def scores(w):
         return jnp.einsum("tnd,td->tn", x, w[slot], precision=jax.lax.Precision.HIGHEST)
@@ -126,9 +128,9 @@ def large_problem(
     """The regression of one concept on all its members, which are fetched chunk after chunk in every pass.
 
     Args:
-        rows: of the table.
-        coordinates: of the regression.
-        members: rows of the round.
+        rows: rows of the table, raw.
+        coordinates: coordinates of the regression.
+        members: coded rows of the round.
         layout: the device's concepts.
         concept: which; C for none, a regression without rows.
         num_chunks: chunks of `SAMPLE` members of the largest concept.
@@ -144,7 +146,7 @@ def large_problem(
 
     def fetch(number):
         code, real = chunk(number)
-        return coordinates(_take_tiles(rows, jnp.where(code < 0, ~code, code))), real
+        return coordinates(_take_tiles(rows, code)), real
 
     def scores(w):
         def write(number, u):
@@ -173,8 +175,9 @@ def _member(members, layout: Layout, concept, number):
     return members.reshape(-1)[layout.first_batch[concept] * members.shape[1] + number]
 
 
-def _take_tiles(rows, index: Int[Array, "tiles n"]) -> Float[Array, "tiles n D"]:
-    """The rows of a bundle; of streamed ones, no more at a time than a window holds."""
+def _take_tiles(rows, code: Int[Array, "tiles n"]) -> Float[Array, "tiles n D"]:
+    """The rows of coded members; streamed rows are fetched no more at a time than a window holds."""
+    index = jnp.where(code < 0, ~code, code)
     if not isinstance(rows, StreamedRows):
         return take_rows(rows, index)
     together = max(1, min(TILES, rows.rows_together // TILE_ROWS))

@@ -148,7 +148,7 @@ def fit_hyperplanes(
 ) -> Hyperplanes:
     """Fits one hyperplane a concept, on all devices of the table's mesh.
 
-    Every device fits concepts of its own (`layout`), without communication, and has all rows: those of a resident
+    Every device fits its share of the concepts (`layout`), without communication, and has all rows: those of a resident
     table are gathered once a call, those of a streamed one are fetched by each device for itself. On a CPU a concept's
     template has the same bits whatever the number of devices and of concepts beside it. Streamed or resident, templates
     differ by the rounding of sums of another order, and with `lbfgs` by where within its tolerance a fit ends.
@@ -178,20 +178,19 @@ def fit_hyperplanes(
         none, zeros = jnp.zeros(0), jnp.zeros(width)
         return Hyperplanes(jnp.zeros((0, width)), none, zeros, zeros, none, none, jnp.zeros(0, bool))
     waves, score_together = plan(pools, identities, table, config=config, memory_mb=memory_mb)
-    planned = [plan_bundles(wave.layouts) for wave in waves]
-    # All waves have the shapes of the largest: one program.
-    num_bundles, num_large = (max(len(getattr(b[0], name)) for b in planned) for name in ("first_concept", "large"))
+    # Those of all waves have one shape: one program.
+    bundles = plan_bundles([layout for wave in waves for layout in wave.layouts])
     key, norm = replicate((key, norm), table.mesh)
     static = {"config": config, "score_together": score_together, "mesh": table.mesh}
     fitted, places, start = [], np.zeros(len(pools), np.int32), 0
-    for wave in waves:
-        bundles = plan_bundles(wave.layouts, num_bundles, num_large)
-        own = tuple(_spread(leaves, table.mesh) for leaves in (wave.layouts, bundles))
-        shared, hyperplanes = _fit_wave(key, table.rows, table.real, own, norm, **static)
+    for number, wave in enumerate(waves):
+        of_wave = bundles[number * table.mesh.size :][: table.mesh.size]
+        concepts = tuple(_spread(leaves, table.mesh) for leaves in (wave.layouts, of_wave))
+        shared, hyperplanes = _fit_wave(key, table.rows, table.real, concepts, norm, **static)
         # The next wave's rows must not come into memory beside this one's.
         fitted.append(jax.block_until_ready(hyperplanes) if len(waves) > 1 else hyperplanes)
-        for concepts, layout in zip(wave.concepts, wave.layouts, strict=True):
-            places[concepts] = start + np.arange(len(concepts))
+        for of_device, layout in zip(wave.concepts, wave.layouts, strict=True):
+            places[of_device] = start + np.arange(len(of_device))
             start += len(layout.n_pos)
     fit = _in_order(fitted, replicate(places, table.mesh))
     return finished(table.rows, Hyperplanes(fit.w, fit.b, *shared, fit.loss, fit.gradient_norm, fit.converged))
@@ -246,11 +245,11 @@ def _in_order(fitted: list[Solution], places) -> Solution:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "score_together", "mesh"))
-def _fit_wave(key, rows, real, own, norm: Affine, *, config, score_together, mesh):
+def _fit_wave(key, rows, real, concepts, norm: Affine, *, config, score_together, mesh):
     """The shift and deviations of the features, and the regressions of all devices in a row, for raw rows."""
 
-    def fit(key, rows, real, own, norm):
-        layout, bundles = jax.tree.map(lambda leaf: leaf[0], own)
+    def fit(key, rows, real, concepts, norm):
+        layout, bundles = jax.tree.map(lambda leaf: leaf[0], concepts)
         coordinates = fit_coordinates(rows, real, jnp.isfinite(norm.scale), penalty=config.penalty)
         problem = _Device(key, rows, layout, bundles, norm, coordinates, config, score_together)
         solution = problem.lbfgs() if config.solver == "lbfgs" else problem.paper()
@@ -266,7 +265,7 @@ def _fit_wave(key, rows, real, own, norm: Affine, *, config, score_together, mes
         out_specs=(everywhere, each),
         check_vma=False,
     )
-    return on_all_devices(spread(key, rows, real, own, norm), mesh)
+    return on_all_devices(spread(key, rows, real, concepts, norm), mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,7 +326,7 @@ class _Device:
 
         params = (jnp.zeros((self.num_concepts, self.rows.shape[-1])), jnp.zeros(self.num_concepts))
         start = (params, self.layout.positives)
-        (params, members), _ = jax.lax.scan(one_round, start, jnp.arange(self.config.rounds))[0], None
+        (params, members), _ = jax.lax.scan(one_round, start, jnp.arange(self.config.rounds))
         w, b = self.norm.fold(*params)
         shift = jnp.einsum("kd,d->k", w, self.coordinates.shift, precision=jax.lax.Precision.HIGHEST)
         standardized = (w * self.coordinates.deviation[None], b - shift)

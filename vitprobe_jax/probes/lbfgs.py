@@ -1,4 +1,4 @@
-"""Preconditioned L-BFGS for many logistic regressions at once, each with rows of its own.
+"""Preconditioned L-BFGS for many logistic regressions at once, each on its own rows.
 
 Every regression minimises F(w, b) = mean over its rows of log(1 + exp(u)) - y u, u = x.w - b, plus penalty / 2 |w|^2; the
 threshold b is not penalised. The scores u of all rows are kept, so that the loss along a search direction d is a function
@@ -142,10 +142,9 @@ def minimise(
 
         def slopes(a):
             p = jax.nn.sigmoid(u + at_rows(a) * q)
-            first, second = share * (p - y) * q, share * p * (1 - p) * q**2
-            return per_problem(first) + penalty * (dot(dw, w) + a * dot(dw, dw)), per_problem(second) + penalty * dot(
-                dw, dw
-            )
+            squared = penalty * dot(dw, dw)
+            slope = per_problem(share * (p - y) * q) + penalty * dot(dw, w) + a * squared
+            return slope, per_problem(share * p * (1 - p) * q**2) + squared
 
         def step(carry):
             number, a, low, high, best, flattest = carry

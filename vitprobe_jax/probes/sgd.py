@@ -20,7 +20,7 @@ Params = tuple[Float[Array, "*group D"], Float[Array, "*group"]]
 def shuffle(
     words: UInt32[Array, "C words"], members: Int[Array, "batches batch"], layout: Layout
 ) -> Int[Array, "batches batch"]:
-    """The members of every concept in a random order of their own."""
+    """The members of every concept in a random order."""
     mine = layout.batch_concept
     n = (layout.n_pos + layout.n_neg)[mine]
     order = permute(words[mine], local_places(layout), n)
