@@ -121,11 +121,11 @@ class _Fitted(NamedTuple):
     """The templates of some concepts, and what was counted of them.
 
     Attributes:
-        arrays: of the template file.
+        arrays: arrays of the template file.
         numbers: the columns that say how the template at a place of `counts` was fitted.
         counts: on held-out rows.
         losses: further numbers of each concept; where one is not finite, its template is skipped as diverged.
-        notes: what a reader must be told.
+        notes: warnings for readers of the results.
     """
 
     arrays: dict[str, np.ndarray]

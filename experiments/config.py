@@ -33,7 +33,7 @@ _NOTHING_TO_KEEP = "this study keeps no features, as every epoch sees other crop
 RULE_OF_SOLVER: dict[Solver, Rule] = {"lbfgs": "hyperplane", "paper": "hyperplane_paper"}
 """What results call hyperplanes that were fitted by each solver."""
 ASKED_RULES = tuple(rule for rule in RULES if rule != RULE_OF_SOLVER["paper"])
-"""The values of `--rules`; `--solver` says which hyperplanes they stand for."""
+"""The values of `--rules`; `--solver` selects which hyperplane rules are fitted."""
 SOLVER_FLAGS: dict[Solver, dict[str, str]] = {
     "lbfgs": {"penalty": "penalty"},
     "paper": {"epochs": "epochs", "probe_batch": "batch_size", "learning_rate": "learning_rate"},

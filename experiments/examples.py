@@ -113,9 +113,9 @@ def _probe(
     """The templates of one cell, without those that no held-out row measured.
 
     Args:
-        data: of the sweep.
+        data: prepared data of the sweep.
         cell: its name.
-        f1: of every concept, NaN where it has none.
+        f1: F1 of every concept, NaN where it has none.
         of: the concepts.
         choice: why this token.
     """

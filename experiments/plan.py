@@ -106,7 +106,7 @@ def format_plan(
     Args:
         plans: one a backbone.
         finished: cells that are finished, by backbone.
-        bounds: of the memory that features may take.
+        bounds: bounds on the memory that features may take.
         fits: by backbone, cells that are left to fit, where there are more than rules: with several seeds.
     """
     lines = [

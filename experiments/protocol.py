@@ -78,14 +78,14 @@ class Outcome:
 
     Attributes:
         setting: the setting.
-        seed: of the draws and fits.
+        seed: random seed of the draws and fits.
         token: which token.
         accuracy: mean balanced accuracy over the concepts, held out.
         f1: mean balanced F1.
         recall: mean recall.
         degenerate: share of templates that find no positive.
         unconverged: share of regressions that did not converge or diverged.
-        seconds: of the fit and the test of all concepts; the first token of a seed includes compilation.
+        seconds: time to fit and test all concepts; the first token of a seed includes compilation.
     """
 
     setting: Setting

@@ -32,7 +32,8 @@ def hyperplane_limit(
 
     Args:
         rows: of the table.
-        pools: of the concepts; a round of `lbfgs` and an epoch of `paper` fetch their positives and the round's negatives.
+        pools: pools of the concepts; a round of `lbfgs` and an epoch of `paper` fetch the positives and the round's
+            negatives.
         config: the protocol.
         seed: of templates and row numbers.
     """

@@ -31,7 +31,7 @@ class Round:
     """The regressions of one round of concepts of like size, padded to the largest.
 
     Attributes:
-        number: of the round, from 0.
+        number: number of the round, from 0.
         index: rows, [C, n].
         positive: which of them are positives, [C, n].
         valid: which are not padding, [C, n].
@@ -200,7 +200,7 @@ def mine(
         pools: all concepts.
         groups: concepts that are solved together, padded to the largest of them.
         solve: continues the regressions of a round.
-        seed: of the first round's negatives.
+        seed: random seed of the first round's negatives.
     """
     torch.manual_seed(seed)
     with torch.inference_mode():

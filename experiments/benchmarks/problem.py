@@ -12,7 +12,7 @@ from vitprobe_jax.probes.sampling import RowPool, draw_pools
 
 PROTOCOL = HyperplaneConfig()
 HELD_OUT_SHARE = 5
-"""One held-out row for so many training rows."""
+"""Training rows for each held-out row."""
 NEWTON_STEPS = 20
 
 

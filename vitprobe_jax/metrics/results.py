@@ -55,7 +55,7 @@ hyperplanes. A skipped row has its reason in `skipped` and nulls for threshold a
 `trial` is null too), or the template has no held-out positives or no held-out negatives to be measured on. Every other row
 has null in `skipped`, held-out rows of both sides and finite numbers.
 
-`loss`, `gradient_norm` and `converged` say where the regression of a hyperplane ended (`hyperplane.Hyperplanes`);
+`loss`, `gradient_norm` and `converged` describe where the regression of a hyperplane ended (`hyperplane.Hyperplanes`);
 `scale_low` and `scale_high` are the smallest and the largest deviation over the training rows among the features of the
 token that vary and are kept, null where none does. All five are null for cosine rules and skipped rows."""
 

@@ -37,7 +37,7 @@ class SegmentationScores:
     Attributes:
         pixel_accuracy: share of pixels whose class is told; NaN where there are no pixels.
         miou: unweighted mean of `iou` over the classes that have one; NaN where there are no pixels.
-        iou: of each class, pixels that are of it and taken for it, among those that are either; NaN for a class that no
+        iou: IoU of each class: pixels that are of it and taken for it, among those that are either; NaN for a class that no
             pixel carries, whether it is predicted or not: nothing can tell how well it is found. Pixels that are taken for
             it count against the classes that they carry. (Cityscapes' and ADE20K's own scripts give such a class 0 where it
             is predicted; on their whole validation sets every class is annotated, and both agree.)

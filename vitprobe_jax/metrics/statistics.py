@@ -2,7 +2,7 @@
 
 Concepts are the units that are drawn: with scores of one seed, intervals and tests say how a number would move with other
 concepts of the same kind, not with other images or other draws. With scores of several seeds they cover both concepts and
-seeds (`mean_intervals`, `paired_tests`). A NaN stands for a concept without a score.
+seeds (`mean_intervals`, `paired_tests`). NaN marks a concept without a score.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def bootstrap_means(
         values: finite, or NaN where a concept has no score in that cell.
         seed: of the resamples.
         resamples: how many.
-        level: of the interval, between 0 and 1.
+        level: confidence level of the interval, between 0 and 1.
 
     Returns:
         Lower and upper ends. A column with one value has that value at both ends; one without any has NaN.
@@ -117,9 +117,9 @@ def mean_intervals(
 
     Args:
         values: finite, or NaN where a concept has no score under a seed.
-        seed: of the resamples of concepts.
+        seed: random seed of the resamples of concepts.
         resamples: how many.
-        level: of the interval, between 0 and 1.
+        level: confidence level of the interval, between 0 and 1.
 
     Returns:
         Lower and upper ends; NaN for a cell without a score. s is over the concepts that have a score under every seed of

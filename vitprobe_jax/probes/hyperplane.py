@@ -116,7 +116,7 @@ class Hyperplanes(NamedTuple):
         w: direction of every concept, for raw rows, float32.
         b: its threshold, for rows less the shift.
         shift: mean of every feature over the training rows, and 0 for the solver `paper`, which does without.
-        deviation: of every feature over the training rows: `lbfgs` divides by it.
+        deviation: deviation of every feature over the training rows: `lbfgs` divides by it.
         loss: mean cross-entropy over the rows of the last round, in nats, without the penalty.
         gradient_norm: length of the gradient of each regression's loss, see `lbfgs.Solution`.
         converged: whether each regression reached its minimum, see `CONVERGED`.

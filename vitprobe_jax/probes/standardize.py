@@ -34,7 +34,7 @@ class Coordinates(NamedTuple):
     Attributes:
         shift: mean of every feature over the training rows.
         inverse: one over the deviation of every feature; 0 where a feature is left out or constant, so that x is 0 there.
-        deviation: of every feature over the training rows.
+        deviation: deviation of every feature over the training rows.
         basis: P, upper triangular: weights of x are `basis @ v`.
     """
 

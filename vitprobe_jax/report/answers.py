@@ -2,7 +2,7 @@
 
 Every claim that one cell beats another is a paired test over the concepts that both have (and, with several seeds, over
 seeds: `paired_tests`), corrected by Holm for all comparisons of its family. A family is what one function here makes for
-one task and data set: all pairs of tokens, of rules, of backbones, or all backbones against the control. A cell stands at
+one task and data set: all pairs of tokens, of rules, of backbones, or all backbones against the control. A cell is taken at
 the block where its token does best and at the largest number of shots of its rule; nothing here is about pixels. No claim
 is made where a regression behind either mean did not converge (`Comparison.claimable`).
 

@@ -21,8 +21,8 @@ class CellFits:
     """The regressions of one token of a block under one hyperplane rule.
 
     Attributes:
-        task: of the results.
-        dataset: of the results.
+        task: task of the results.
+        dataset: data set of the results.
         backbone: its name.
         layer: block.
         token: token.
@@ -52,8 +52,8 @@ class SolverOrder:
     """The tokens of a backbone from the best down, under both solvers, at the last block that both have.
 
     Attributes:
-        task: of the results.
-        dataset: of the results.
+        task: task of the results.
+        dataset: data set of the results.
         backbone: its name.
         layer: block.
         sweeps: labels of the sweeps with the rules `hyperplane` and `hyperplane_paper`; the same one if it has both.
@@ -105,8 +105,8 @@ def solver_orders(
     than two tokens under both are left out.
 
     Args:
-        labels: of the sweeps.
-        scores: of the sweeps.
+        labels: names of the sweeps.
+        scores: scores of the sweeps.
         metric: one of `METRICS`.
     """
     places = defaultdict(lambda: {rule: {} for rule in HYPERPLANE_RULES})

@@ -16,7 +16,7 @@ def solver_words(rule: Rule, config: Mapping) -> str:
     """How the hyperplanes of a run were fitted, in words; "" for other rules.
 
     Args:
-        rule: of the results.
+        rule: decision rule of the results.
         config: every flag as resolved; what is not in it is left out.
     """
     own = config.get("hyperplane")

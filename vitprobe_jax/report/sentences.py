@@ -107,7 +107,7 @@ def on_seeds(best: Summary, bests: Sequence[Best], metric: str, seeds: Sequence[
         best: the cell that is advised.
         bests: the best token of each backbone under each rule.
         metric: by which they are best.
-        seeds: of the table.
+        seeds: seeds in the table.
     """
     if len(seeds) == 1:
         return (

@@ -65,8 +65,8 @@ def compare_sweeps(
     without a shared concept are left out.
 
     Args:
-        labels: of the sweeps.
-        scores: of the sweeps.
+        labels: names of the sweeps.
+        scores: scores of the sweeps.
         metric: one of `METRICS`.
     """
     m = METRICS.index(metric)

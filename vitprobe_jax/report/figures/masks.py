@@ -42,7 +42,7 @@ def mask_examples(table: pa.Table, examples: Examples, *, category: str) -> Figu
     Args:
         table: results that the examples belong to.
         examples: of the same sweep.
-        category: of the concepts. They are ranked by mean F1 of the best tokens over the backbones and rules; the five
+        category: category of the concepts. They are ranked by mean F1 of the best tokens over the backbones and rules; the five
             stand at equal distances in that ranking.
 
     Raises:
