@@ -42,8 +42,8 @@ def mask_examples(table: pa.Table, examples: Examples, *, category: str) -> Figu
     Args:
         table: results that the examples belong to.
         examples: of the same sweep.
-        category: category of the concepts. They are ranked by mean F1 of the best tokens over the backbones and rules; the five
-            stand at equal distances in that ranking.
+        category: category of the concepts. They are ranked by mean F1 of the best tokens over the backbones and rules; the
+            five are equally spaced in that ranking.
 
     Raises:
         InputError: no example of the category, or examples of other results.
