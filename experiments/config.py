@@ -35,7 +35,7 @@ RULE_OF_SOLVER: dict[Solver, Rule] = {"lbfgs": "hyperplane", "paper": "hyperplan
 ASKED_RULES = tuple(rule for rule in RULES if rule != RULE_OF_SOLVER["paper"])
 """The values of `--rules`; `--solver` selects which hyperplane rules are fitted."""
 SOLVER_FLAGS: dict[Solver, dict[str, str]] = {
-    "lbfgs": {"penalty": "penalty", "probe_steps": "steps"},
+    "lbfgs": {"penalty": "penalty"},
     "paper": {"epochs": "epochs", "probe_batch": "batch_size", "learning_rate": "learning_rate"},
 }
 """The flags that one solver alone reads, and their fields in `HyperplaneConfig`."""
@@ -350,11 +350,6 @@ def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         defaults.penalty,
         "--solver=lbfgs: weight of |w|^2 / 2 beside the mean cross-entropy of a hyperplane, on standardised features.",
     )
-    define.integer(
-        "probe_steps",
-        defaults.steps,
-        "--solver=lbfgs: iterations of every round of mining before the last, which is solved to its minimum.",
-    )
     define.float(
         "learning_rate",
         defaults.learning_rate,
@@ -438,7 +433,6 @@ def sweep_config(values: flags.FlagValues) -> SweepConfig:
             negative_ratio=values.negative_ratio,
             batch_size=values.probe_batch,
             penalty=values.penalty,
-            steps=values.probe_steps,
             learning_rate=values.learning_rate,
         ),
         probe_memory=values.probe_memory,

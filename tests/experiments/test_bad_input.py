@@ -87,7 +87,6 @@ def fails(capsys, monkeypatch, tmp_path):
         ("solver", "paper,paper", "--solver|twice"),
         ("penalty", "0", "--penalty"),
         ("penalty", "nan", "--penalty"),
-        ("probe_steps", "0", "--probe_steps"),
         ("learning_rate", "0.1", "--learning_rate: applies to --solver=paper only; add it or remove the flag"),
         ("epochs", "3", "--epochs: applies to --solver=paper only"),
         ("probe_batch", "128", "--probe_batch: applies to --solver=paper only"),
@@ -120,7 +119,6 @@ def test_flags(fails, flag, value, words):
         ("learning_rate", "nan", "--learning_rate"),
         ("epochs", "0", "--epochs"),
         ("probe_batch", "0", "--probe_batch"),
-        ("probe_steps", "9", "--probe_steps: applies to --solver=lbfgs only; add it or remove the flag"),
         ("penalty", "1e-3", "--penalty: applies to --solver=lbfgs only; add it or remove the flag"),
     ],
 )

@@ -103,7 +103,7 @@ def test_the_configuration_holds_what_the_solvers_read(sweep, tmp_path):
     assert record["solver"] == ["lbfgs", "paper"]
     assert record["rules"] == ["hyperplane", "cosine"]
     shared = {"rounds": 5, "pool_ratio": 20, "negative_ratio": 2}
-    of_lbfgs, of_paper = {"penalty": 1e-3, "steps": 6}, {"epochs": 3, "batch_size": 128, "learning_rate": 0.1}
+    of_lbfgs, of_paper = {"penalty": 1e-3}, {"epochs": 3, "batch_size": 128, "learning_rate": 0.1}
     assert record["hyperplane"] == shared | of_lbfgs | of_paper
     assert shapes_config(tmp_path).resolved()["hyperplane"] == shared | of_lbfgs
     assert shapes_config(tmp_path, "--solver=paper").resolved()["hyperplane"] == shared | of_paper

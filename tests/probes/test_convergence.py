@@ -107,8 +107,7 @@ def test_sgd_does_depend_on_units(tokens):
 def test_the_last_round_is_solved_to_its_minimum(tokens):
     """Scikit-learn on the same rows: those that the template of four rounds scores highest."""
     labels, rows = tokens
-    # So many steps end the fourth of five rounds where the last of four ends.
-    before, fitted = (fit(labels, rows, rounds=rounds, steps=40) for rounds in (4, 5))
+    before, fitted = (fit(labels, rows, rounds=rounds) for rounds in (4, 5))
     standardized, deviation = standardize(rows)
     scored = scores(before, rows)
     for k, pool in enumerate(draw_pools(labels, ratio=20, seed=0)):

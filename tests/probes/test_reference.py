@@ -44,8 +44,7 @@ def planted():
 def fit_both(planted, chosen, kind, solver, **config):
     """w and b of the engine, of the reference, and the reference's margins, in the order of `chosen`."""
     labels, rows = planted
-    # The reference solves every round to its minimum.
-    config = HyperplaneConfig(solver=solver, steps=40, **config)
+    config = HyperplaneConfig(solver=solver, **config)
     table, key = table_of(rows, labels), jax.random.key(0)
     all_pools = draw_pools(labels, ratio=config.pool_ratio, seed=0)
     pools = [all_pools[k] for k in chosen]

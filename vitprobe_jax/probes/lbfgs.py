@@ -96,10 +96,9 @@ def minimise(
     penalty: float,
     tolerance: float,
     enough: float,
-    min_steps: int | Int[Array, ""],
-    max_steps: int | Int[Array, ""],
+    max_steps: int,
 ) -> Solution:
-    """Continues C regressions from (w, b) until each is within `tolerance`.
+    """Continues C regressions from (w, b) until each is within `tolerance`, or for `max_steps` iterations.
 
     One that is, or that float32 takes no further, is left as it is while others go on.
 
@@ -111,8 +110,7 @@ def minimise(
         penalty: weight of |w|^2 / 2; above 0 where minima have to exist.
         tolerance: a regression stops where half the square of its gradient norm is at most this share of its penalised loss.
         enough: the share at which it counts as converged.
-        min_steps: iterations that a regression takes even within `tolerance`.
-        max_steps: iterations after which it is left where it is; 0 measures where that is.
+        max_steps: 0 measures where the regressions are.
     """
     num = len(w)
     slot, y, real = problems.slot, problems.positive, problems.real
@@ -171,10 +169,10 @@ def minimise(
 
     def goes_on(state):
         gap = dot(state.gradient, state.gradient) / 2
-        near = (gap <= tolerance * state.objective) & (state.steps >= min_steps)
-        return ~near & (state.steps < max_steps) & ~state.stuck & has_rows
+        return ~(gap <= tolerance * state.objective) & ~state.stuck & has_rows
 
-    def iterate(state):
+    def iterate(carry):
+        number, state = carry
         direction = _direction(state)
         dw = jnp.einsum("ce,de->cd", direction[:, :-1], basis, precision=jax.lax.Precision.HIGHEST)
         db = THRESHOLD_UNIT * direction[:, -1] + dot(mean, dw)
@@ -188,7 +186,7 @@ def minimise(
         new = _State(w, b, None, gradient, pairs, *products, objective, loss, state.steps + 1, a == 0)
         # Scores need no choice: where nothing moves, a is 0.
         keep = lambda new, old: jnp.where(moves.reshape(-1, *(1,) * (new.ndim - 1)), new, old)  # noqa: E731
-        return jax.tree.map(keep, new, state._replace(u=None))._replace(u=u)
+        return number + 1, jax.tree.map(keep, new, state._replace(u=None))._replace(u=u)
 
     u = problems.scores(w) - at_rows(b)
     objective, loss = losses(u, w)
@@ -196,7 +194,8 @@ def minimise(
     products = (*(jnp.zeros((num, MEMORY, MEMORY)),) * 2, jnp.zeros((num, 2 * MEMORY)))
     steps, stuck = jnp.zeros(num, jnp.int32), jnp.zeros(num, bool)
     state = _State(w, b, u, gradient_at(u, w), memory, *products, objective, loss, steps, stuck)
-    state = jax.lax.while_loop(lambda state: jnp.any(goes_on(state)), iterate, state)
+    unfinished = lambda carry: (carry[0] < max_steps) & jnp.any(goes_on(carry[1]))  # noqa: E731
+    _, state = jax.lax.while_loop(unfinished, iterate, (0, state))
     squared = dot(state.gradient, state.gradient)
     converged = squared / 2 <= enough * state.objective
     return Solution(state.w, state.b, state.loss, jnp.sqrt(squared), converged, state.steps)
