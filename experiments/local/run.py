@@ -1,7 +1,7 @@
 """The study as a whole: every part on every data set that has what it needs, for every backbone, cell by cell."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
@@ -21,6 +21,7 @@ from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.measurements import MEASUREMENTS, make_measurements
 from vitprobe_jax.report.local.page import write_local_report
+from vitprobe_jax.types import Split
 
 _OFFERED_BY = {
     "masks": "to --dataset one of cityscapes:DIR, ade20k:DIR, fair1m:DIR, broden:DIR or shapes:N",
@@ -98,13 +99,23 @@ def _note_draw(drawn: Drawn, folder: ResultsFolder) -> None:
     """Tells of groups that have fewer images than are asked for."""
     for split, draw in drawn.draws.items():
         if draw.lacking:
-            few = [f"{name} has {count}" for name, count in draw.lacking.items() if count]
-            more = [f"{len(few) - 5} others have some"] if len(few) > 5 else []
-            none = [f"{len(draw.lacking) - len(few)} have none"] if len(few) < len(draw.lacking) else []
-            shown = "; ".join([*few[:5], *more, *none])
-            flag = "images_per_group" if split == "train" else "val_images_per_group"
-            text = f"{drawn.dataset.name}, {split}: fewer images than --{flag} asks for: {shown}{more}; all of them are used"
-            folder.warn(text)
+            folder.warn(few_images(drawn.dataset.name, split, draw.lacking))
+
+
+def few_images(dataset: str, split: Split, lacking: Mapping[str, int]) -> str:
+    """The sentence about groups of images that a draw takes whole.
+
+    Args:
+        dataset: its name.
+        split: that was drawn from.
+        lacking: how many images each of these groups has.
+    """
+    few = [f"{name} has {count}" for name, count in lacking.items() if count]
+    more = [f"{len(few) - 5} others have some"] if len(few) > 5 else []
+    none = [f"{len(lacking) - len(few)} have none"] if len(few) < len(lacking) else []
+    shown = "; ".join([*few[:5], *more, *none])
+    flag = "images_per_group" if split == "train" else "val_images_per_group"
+    return f"{dataset}, {split}: fewer images than --{flag} asks for: {shown}; all of them are used"
 
 
 def _skipped_variants(part: Part, bench: Workbench, cell: Cell) -> list[dict]:

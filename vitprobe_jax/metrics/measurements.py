@@ -40,7 +40,7 @@ varied, and its `level` (`blur`, 20); `concept`, `name`, `category` where the nu
 `value` is (`miou`), `deviation` its standard deviation where it is a mean over draws, `count` over how many things it was
 taken. A skipped row has its reason in `skipped` and no value; every other row has a finite value."""
 
-FEATURES = ("all", "without top", "without random", "without bottom", "only top")
+FEATURES = ("all", "without top", "without bottom", "only random", "only top")
 """Which features are used: by variance, the `dropped` highest (top) or lowest (bottom) ones left out, as many random
 ones, or the highest ones alone."""
 

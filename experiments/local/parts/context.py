@@ -1,8 +1,8 @@
 """How much the token of the central patch knows of the whole image: each concept's share of the pixels (Table 6).
 
 A sample is a tile, or a whole image, as the first of `--tiling` has them: the features of the patch at its centre (of an
-even grid, the one below and to the right of it), and for each concept its share of the pixels that carry any. Of a tile
-all pixels count, those too that an earlier tile shows. A ridge regression of the shares on the features as they are,
+even grid, the one below and to the right of it), and for each concept its share of all pixels, whether they carry a concept
+or none. Of a tile those count too that an earlier tile shows. A ridge regression of the shares on the features as they are,
 neither centred by hand nor standardised (the intercept is not penalised), is fitted to the training draw; its strength is
 chosen by closed-form leave-one-out among `STRENGTHS`. R2 is that of the held-out draw.
 """
@@ -37,7 +37,7 @@ Variant = tuple[str, int]
 
 
 def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
-    """All features, and for each number of `--drop_features` without the top, without a random choice, and the top alone.
+    """All features, and for each number m of `--drop_features` without the top m, a random m alone, and the top m alone.
 
     Rows: `r2` of each concept, skipped where it cannot be said; `mean_r2` over those that are not; `mean_r2_commonest`
     over those among them that have the most pixels in the training draw (`COMMONEST`). A rare concept's R2 may be far below
@@ -68,27 +68,27 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
 def samples(
     bench: Workbench, view: View, tiling: str, split: Split, cell: Cell, cells: Sequence[Cell]
 ) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N K"]]:
-    """The central token of each image of a view, and the share of each concept in its pixels that carry any.
+    """The central token of each image of a view, and the share of each concept in all of its pixels.
 
-    Images without such pixels, and those that cannot be decoded, are left out.
+    Images of which no pixel carries a concept, and those that cannot be decoded, are left out.
     """
     rows, columns = (side // bench.patch_size for side in view.size)
     tokens = bench.take(view, split, cell, cells)[:, rows // 2 * columns + columns // 2]
     pixels = concept_pixels(bench, tiling, split)
-    used = pixels.sum(axis=1) > 0
+    used = pixels[:, 1:].any(axis=1)
     used[bench.rows.left_out(view, split)] = False
-    return tokens[used], pixels[used] / pixels[used].sum(axis=1, keepdims=True)
+    return tokens[used], pixels[used, 1:] / pixels[used].sum(axis=1, keepdims=True)
 
 
-def concept_pixels(bench: Workbench, tiling: str, split: Split) -> Int[np.ndarray, "I K"]:
-    """Pixels of each concept in each image of a view, at the size of the photograph.
+def concept_pixels(bench: Workbench, tiling: str, split: Split) -> Int[np.ndarray, "I K1"]:
+    """Pixels of no concept and of each concept in each image of a view, at the size of the photograph.
 
     Unlike `Workbench.counts`, which counts every pixel of a photograph once, this has all that a tile shows.
     """
     images, concepts = bench.drawn.splits[split], bench.dataset.concepts
     tiles = bench.drawn.tiles[split] if tiling == "tiles" and bench.tile else None
 
-    def of_image(index: int) -> list[Int[np.ndarray, " K"]]:
+    def of_image(index: int) -> list[Int[np.ndarray, " K1"]]:
         annotation = images.annotation(index)
         if tiles is None:
             size = annotation.image_size or next((mask.shape for _, mask in annotation.masks), (1, 1))
@@ -97,12 +97,12 @@ def concept_pixels(bench: Workbench, tiling: str, split: Split) -> Int[np.ndarra
             size, boxes = tiles.sizes[index], tiles.boxes(index)
         slots = pixel_concepts(annotation, concepts, Transform(size, "none"))
         cut = (slots[top : top + height, left : left + width] for top, left, height, width in boxes)
-        return [np.bincount(part.ravel(), minlength=len(concepts) + 1)[1:] for part in cut]
+        return [np.bincount(part.ravel(), minlength=len(concepts) + 1) for part in cut]
 
     # Threads, as in `label_counts.count_labels`.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts = [count for of_one in pool.map(of_image, range(len(images))) for count in of_one]
-    return np.array(counts, np.int64).reshape(-1, len(concepts))
+    return np.array(counts, np.int64).reshape(-1, 1 + len(concepts))
 
 
 def variants(bench: Workbench, view: View, cell: Cell, cells: Sequence[Cell]) -> dict[Variant, Bool[np.ndarray, " D"]]:
@@ -111,11 +111,11 @@ def variants(bench: Workbench, view: View, cell: Cell, cells: Sequence[Cell]) ->
     keeps = {("all", 0): np.ones(width, bool)}
     for m in filter(None, bench.drops):
         without_top = bench.keep(view, cell, cells, m)
-        without_random = np.ones(width, bool)
-        without_random[np.random.default_rng([bench.config.seed, m]).choice(width, m, replace=False)] = False
+        only_random = np.zeros(width, bool)
+        only_random[np.random.default_rng([bench.config.seed, m]).choice(width, m, replace=False)] = True
         keeps |= {
             ("without top", m): without_top,
-            ("without random", m): without_random,
+            ("only random", m): only_random,
             ("only top", m): ~without_top,
         }
     return keeps

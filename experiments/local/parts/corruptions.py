@@ -20,8 +20,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     view = bench.view(columns["tiling"])
     train = bench.take(view, "train", cell, cells)
     keeps = {m: bench.keep(view, cell, cells, m) for m in bench.drops}
-    methods = tuple(method for method in config.methods if method != "linear_batchnorm")
-    classifier = PatchClassifier.of(bench, train, keeps, methods, **columns)
+    classifier = PatchClassifier.of(bench, train, keeps, config.methods, **columns)
     if classifier is None:
         reason = "no training patch carries a concept"
         return Measured([bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns)])

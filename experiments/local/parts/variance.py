@@ -26,8 +26,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     rows = _spectrum(bench, cell, variance, columns)
     train, val = (bench.take(view, split, cell, cells) for split in ("train", "val"))
     keeps = {m: highest_variance(variance, m) for m in removed(len(variance))}
-    methods = tuple(method for method in ("knn", "linear") if method in config.methods)
-    classifier = PatchClassifier.of(bench, train, keeps, methods, **columns)
+    classifier = PatchClassifier.of(bench, train, keeps, config.methods, **columns)
     if classifier is None:
         reason = "no training patch carries a concept"
         return Measured([*rows, bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns)])

@@ -1,6 +1,7 @@
 """The study end to end on small drawn trees: every part, resumed, on one device or eight; bad input in one line."""
 
 import dataclasses
+import json
 
 import pytest
 from absl import flags
@@ -137,4 +138,24 @@ def test_groups_with_too_few_images_are_told(streets, tmp_path, without_page):
         f"--dataset=cityscapes:{streets}", "--parts=layers", "--images_per_group=50", f"--out={tmp_path / 'out'}"
     )
     run_local(config)
-    assert "fewer images than --images_per_group asks for" in (config.out / "run.json").read_text()
+    notes = json.loads((config.out / "run.json").read_text())["notes"]
+    assert [note for note in notes if "fewer images" in note] == [
+        "cityscapes:streets, train: fewer images than --images_per_group asks for: aachen has 3; bochum has 3; all of them "
+        "are used"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "words"),
+    [
+        ({"a": 1, "b": 0}, "a has 1; 1 have none"),
+        (
+            {name: 1 for name in "abcdefg"} | {"h": 0},
+            "a has 1; b has 1; c has 1; d has 1; e has 1; 2 others have some; 1 have none",
+        ),
+        ({"a": 0, "b": 0}, "2 have none"),
+    ],
+)
+def test_a_note_on_groups_is_a_sentence(lacking, words):
+    told = runs.few_images("streets", "val", lacking)
+    assert told == f"streets, val: fewer images than --val_images_per_group asks for: {words}; all of them are used"

@@ -210,7 +210,7 @@ class Made:
     def context(self, name, family, layer):
         kinds = [("all", 0)]
         for m in filter(None, self.drops):
-            kinds += [("without top", m), ("without random", m), ("only top", m)]
+            kinds += [("without top", m), ("only random", m), ("only top", m)]
         for features, m in kinds:
             columns = {"method": "ridge", "tiling": "tiles", "features": features, "dropped": m}
             scores = [self.near(0.65 - 0.1 * (features == "only top")) for _ in self.concepts]

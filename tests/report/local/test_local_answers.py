@@ -88,7 +88,7 @@ def test_methods_are_in_their_order_and_have_names():
         ("without top", 0, "mae"),
         ("without top", 200, "mae-200"),
         ("only top", 200, "mae, only the top 200"),
-        ("without random", 7, "mae, without 7 at random"),
+        ("only random", 7, "mae, only 7 at random"),
         ("without bottom", 7, "mae, without the bottom 7"),
     ],
 )

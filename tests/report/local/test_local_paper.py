@@ -58,11 +58,23 @@ def test_removal_overlap_and_context_have_their_counterparts():
     assert [row.variant for row in means] == [
         "mae_vitb16",
         "mae_vitb16-200",
-        "mae_vitb16, without 200 at random",
+        "mae_vitb16, only 200 at random",
         "mae_vitb16, only the top 200",
     ]
     assert [row.published for row in means] == [0.6754, 0.671, 0.651, 0.55]
     assert "share of the top 200 features that are the same, mae, Cityscapes and FAIR1M" in found.absent
+
+
+def test_linear_probes_of_mae_are_behind_batchnorm_and_those_of_others_are_not():
+    """Section 4: BatchNorm is for MAE alone."""
+    of_probes = {fact.model: fact.columns["method"] for fact in facts() if "linear probe" in fact.what}
+    assert of_probes == {
+        "supervised": "linear",
+        "dino": "linear",
+        "dinov2": "linear",
+        "mae": "linear_batchnorm",
+        "simmim": "linear",
+    }
 
 
 def test_controls_never_stand_for_a_model():

@@ -149,7 +149,7 @@ def _context_facts(table: Mapping) -> list[Fact]:
     features = {
         "mae": ("all", 0),
         "mae200": ("without top", 200),
-        "mae_random": ("without random", 200),
+        "mae_random": ("only random", 200),
         "mae_junk": ("only top", 200),
     }
     found = []
@@ -194,7 +194,9 @@ def _overlap_facts(table: Mapping) -> list[Fact]:
 
 def _miou(part: str, where: str, kind: str, model: str, method: str, tiling: str, published: float) -> Fact:
     dropped = 200 if model == "mae200" else 0
-    by = "1-NN" if method == "1nn" else "a linear probe"
+    # Section 4: MAE's linear probes are behind BatchNorm, those of the others are not.
+    told = "1-nn" if method == "1nn" else "linear_batchnorm" if model.startswith("mae") else "linear"
+    by = {"1-nn": "1-NN", "linear": "a linear probe", "linear_batchnorm": "a linear probe behind BatchNorm"}[told]
     return Fact(
         where=where,
         part=part,
@@ -203,7 +205,7 @@ def _miou(part: str, where: str, kind: str, model: str, method: str, tiling: str
         features="without top" if dropped else "all",
         dropped=dropped,
         what=f"mIoU by {by}, {'tiles' if tiling == 'tiles' else 'whole images'}",
-        columns={"measure": "miou", "method": "1-nn" if method == "1nn" else "linear", "tiling": tiling},
+        columns={"measure": "miou", "method": told, "tiling": tiling},
         published=published,
     )
 

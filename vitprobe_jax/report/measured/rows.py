@@ -175,7 +175,7 @@ def features_title(features: str, dropped: int) -> str:
     return {
         "without top": f"without the top {dropped}",
         "without bottom": f"without the bottom {dropped}",
-        "without random": f"without {dropped} at random",
+        "only random": f"only {dropped} at random",
         "only top": f"only the top {dropped}",
     }[features]
 

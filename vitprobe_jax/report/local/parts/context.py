@@ -42,7 +42,7 @@ def _answer(rows: Sequence[Row]) -> Answer:
     lead = answers.leads(plain, "With all features, from the central patch", f"an R2 ({MEANS[measure]})")
     of = {(row.features, row.dropped): row.value for row in means if row.backbone == best.backbone}
     others = [
-        f"{number(of[one])} {'with ' if one[0] == 'only top' else ''}{features_title(*one)}"
+        f"{number(of[one])} {'with ' if one[0].startswith('only') else ''}{features_title(*one)}"
         for one in _choices(means)
         if one != ("all", 0) and one in of
     ]
