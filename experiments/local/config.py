@@ -34,7 +34,7 @@ class LocalConfig(RunConfig):
 
     parts: tuple[str, ...]
     images_per_group: tuple[int, ...]
-    val_images_per_group: int
+    val_images_per_group: int | None
     tiling: tuple[str, ...]
     tile: int
     whole_size: tuple[int, int] | None
@@ -54,8 +54,7 @@ class LocalConfig(RunConfig):
         super().__post_init__()
         require(len(set(self.datasets)) == len(self.datasets), "dataset", "a data set stands twice")
         require(self.patches_per_image == 0, "patches_per_image", "the local study needs every patch; leave it out")
-        require(self.val_images_per_group >= 0, "val_images_per_group", "must be 0 (all) or more")
-        require(bool(self.images_per_group), "images_per_group", "name one number at least; 0 is all images")
+        require((self.val_images_per_group or 0) >= 0, "val_images_per_group", "must be 0 (all) or more")
         require(
             len(set(self.images_per_group)) == len(self.images_per_group), "images_per_group", "a number stands twice"
         )
@@ -89,11 +88,16 @@ def define_local_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     )
     listed(
         "images_per_group",
-        ["2", "4", "8"],
+        [],
         "Sizes of the training draw: images of each city, class or kind of tile; 0 for all. The largest is that of the "
-        "parts that need only one.",
+        "parts that need only one. Default: each data set's own, those of the paper (4 of Cityscapes and ADE20K, 8 of "
+        "FAIR1M); part patches compares 2, 4 and 8 of Cityscapes.",
     )
-    integer("val_images_per_group", 10, "Images of each group of the held-out draw; 0 for all.")
+    integer(
+        "val_images_per_group",
+        None,
+        "Images of each group of the held-out draw; 0 for all. Default: each data set's own (10, of ADE20K 2).",
+    )
     listed(
         "tiling",
         ["tiles"],

@@ -11,7 +11,7 @@ from experiments.local.config import LocalConfig
 from experiments.local.parts import PARTS
 from experiments.local.parts.variance import overlap_rows
 from experiments.local.views import ViewRows
-from experiments.local.workbench import Drawn, Workbench
+from experiments.local.workbench import Drawn, Workbench, draw_sizes
 from experiments.measuring import Part, check_names, idle_parts, measure_part
 from experiments.results_folder import ResultsFolder
 from vitprobe_jax.backbones.loading import Backbone
@@ -55,14 +55,16 @@ def run_local(config: LocalConfig) -> epath.Path | None:
         folder.warn(text)
     paths = []
     for dataset in datasets:
-        drawn = Drawn.of(config, dataset)
-        _note_draw(drawn, folder)
+        sizes = {part.name: draw_sizes(config, dataset, part.name) for part in work[dataset.name]}
+        draws = {own: Drawn.of(config, dataset, own) for own in sorted(set(sizes.values()))}
+        for text in dict.fromkeys(text for drawn in draws.values() for text in notes_on(drawn)):
+            folder.warn(text)
         for backbone in backbones:
             note_backbone(backbone, "segmentation", folder)
             rows = ViewRows(config, dataset, backbone, folder, mesh, local_mesh)
-            bench = Workbench(drawn, backbone, rows, mesh)
+            benches = {own: Workbench(drawn, backbone, rows, mesh) for own, drawn in draws.items()}
             for part in work[dataset.name]:
-                paths += measure_part(part, bench, folder, beside=_skipped_variants)
+                paths += measure_part(part, benches[sizes[part.name]], folder, beside=_skipped_variants)
     if config.dry_run:
         return None
 
@@ -95,11 +97,9 @@ def _check_drops(config: LocalConfig, backbones: Sequence[Backbone]) -> None:
             raise InputError(f"--drop_features: {m} features cannot be left out: {shown}; give fewer")
 
 
-def _note_draw(drawn: Drawn, folder: ResultsFolder) -> None:
-    """Tells of groups that have fewer images than are asked for."""
-    for split, draw in drawn.draws.items():
-        if draw.lacking:
-            folder.warn(few_images(drawn.dataset.name, split, draw.lacking))
+def notes_on(drawn: Drawn) -> list[str]:
+    """A sentence for each split with groups that have fewer images than are asked for."""
+    return [few_images(drawn.dataset.name, split, draw.lacking) for split, draw in drawn.draws.items() if draw.lacking]
 
 
 def few_images(dataset: str, split: Split, lacking: Mapping[str, int]) -> str:

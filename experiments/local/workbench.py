@@ -25,6 +25,18 @@ from vitprobe_jax.types import Split
 STUDY = "local"
 
 
+def draw_sizes(config: LocalConfig, dataset: Dataset, part: str) -> tuple[int, ...]:
+    """The sizes of the training draw for a part of the study, images a group.
+
+    Those of `--images_per_group`, or else the data set's own, and in `patches`, which has the figure over sizes, those that
+    are compared, too.
+    """
+    if config.images_per_group:
+        return config.images_per_group
+    own = dataset.draw
+    return tuple(sorted({own.train, *own.compared})) if part == "patches" else (own.train,)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawn:
     """A data set with the images that the study draws of it, the same for every backbone.
@@ -34,17 +46,28 @@ class Drawn:
         dataset: all of it.
         draws: of each split, nested few-shot draws of training images and the held-out draw.
         splits: the images of the largest draw, in the order of the data set.
+        sizes: of the training draw, images a group; ascending, with 0, which is all, at the end.
+        val_size: of the held-out draw.
     """
 
     config: LocalConfig
     dataset: Dataset
     draws: Mapping[Split, Draw]
     splits: Mapping[Split, ImageSplit]
+    sizes: tuple[int, ...]
+    val_size: int
 
     @classmethod
-    def of(cls, config: LocalConfig, dataset: Dataset) -> "Drawn":
-        """Draws by the run's seed. Of frames the first ones are taken, since they belong together."""
-        counts = {"train": config.images_per_group, "val": (config.val_images_per_group,)}
+    def of(cls, config: LocalConfig, dataset: Dataset, sizes: tuple[int, ...]) -> "Drawn":
+        """Draws by the run's seed. Of frames the first ones are taken, since they belong together.
+
+        Args:
+            config: of the run.
+            dataset: to draw from.
+            sizes: of the training draw, see `draw_sizes`.
+        """
+        val_size = dataset.draw.val if config.val_images_per_group is None else config.val_images_per_group
+        counts = {"train": sizes, "val": (val_size,)}
         draws, splits = {}, {}
         for name, split in dataset.splits.items():
             if isinstance(split, FrameSplit):
@@ -55,7 +78,7 @@ class Drawn:
                 draws[name] = dataclasses.replace(draw, images=draw.images[left], rank=draw.rank[left])
                 chosen = draws[name].images
             splits[name] = ImageSubset(split, chosen)
-        return cls(config, dataset, draws, splits)
+        return cls(config, dataset, draws, splits, sizes, val_size)
 
     @functools.cached_property
     def first_size(self) -> tuple[int, int]:
@@ -138,6 +161,11 @@ class Workbench:
         """The split that statistics of features are of: `train`, where the data set has one."""
         return "train" if "train" in self.drawn.splits else "val"
 
+    @property
+    def shots(self) -> int:
+        """Images a group of the largest training draw, that of the parts that need only one; 0 for all."""
+        return self.drawn.sizes[-1]
+
     def size(self, tiling: str) -> tuple[int, int]:
         """Height and width that tiles or whole images are resized to."""
         if tiling == "tiles":
@@ -156,7 +184,7 @@ class Workbench:
             described: how these were changed, in full.
         """
         config = self.config
-        parts = {"drawn": [config.seed, config.images_per_group, config.val_images_per_group, config.max_images]}
+        parts = {"drawn": [config.seed, self.drawn.sizes, self.drawn.val_size, config.max_images]}
         splits = changed or self.drawn.splits
         if tiling == "tiles" and self.tile:
             tiles = self.drawn.tiles

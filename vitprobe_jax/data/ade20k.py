@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vitprobe_jax.data.dataset import Annotation, Dataset
+from vitprobe_jax.data.dataset import Annotation, Dataset, FewShotDraw
 from vitprobe_jax.data.files import existing_folder, read_image
 from vitprobe_jax.data.labels import distinct_labels
 from vitprobe_jax.data.mask_files import Pair, find_pairs, pairs_fingerprint, read_pair_mask
@@ -93,6 +93,8 @@ def open_ade20k(folder: str | Path, name: str) -> Dataset:
         skip_corrupt=False,
         fingerprint=pairs_fingerprint(folder, (pair for split in splits.values() for pair in split.pairs), table),
         tile=224,
+        # 600 images, and 300 to hold out (Section 5.1 of the paper on local representations).
+        draw=FewShotDraw(train=4, val=2, compared=()),
     )
 
 

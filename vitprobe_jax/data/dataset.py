@@ -126,6 +126,21 @@ class FrameSplit(ImageSplit, Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class FewShotDraw:
+    """How many images of each group (city, class, kind of tile) the local study takes of a data set.
+
+    Attributes:
+        train: of the training split.
+        val: of the held-out split.
+        compared: further sizes of the training draw, for the figure over sizes.
+    """
+
+    train: int = 4
+    val: int = 10
+    compared: tuple[int, ...] = (2, 4, 8)
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """A data set as the pipeline sees it.
 
@@ -141,6 +156,8 @@ class Dataset:
             (`sky`). () where the data set does not tell.
         tile: side in pixels of the tiles that its images are cut into for a model of 224 pixels, 0 where they are as small
             as that.
+        draw: the local study's, unless its flags say otherwise; the defaults are those of its paper for Cityscapes
+            (Section 3).
         multilabel: whether an image carries any number of labels, none included (COCO's objects); False where it is of
             one class, and where nothing but masks tells what it shows.
         coverage: by concept, how much of the images it covers, in any unit that the categories of one label share. Concepts
@@ -155,6 +172,7 @@ class Dataset:
     unprobed: tuple[str, ...] = ()
     supercategories: tuple[str | None, ...] = ()
     tile: int = 256
+    draw: FewShotDraw = FewShotDraw()
     multilabel: bool = False
     coverage: tuple[float, ...] = ()
 

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
-from vitprobe_jax.data.dataset import Annotation, Dataset
+from vitprobe_jax.data.dataset import Annotation, Dataset, FewShotDraw
 from vitprobe_jax.data.files import existing_folder, read_image, walk_files
 from vitprobe_jax.data.imagefolder import EXTENSIONS
 from vitprobe_jax.data.latest import Latest
@@ -180,6 +180,8 @@ def open_fair1m(folder: str | Path, name: str) -> Dataset:
         fingerprint=digest.hexdigest(),
         supercategories=tuple(kind for kind, names in CATEGORIES.items() for _ in names),
         tile=0,
+        # Appendix A.4 of the paper on local representations.
+        draw=FewShotDraw(train=8, val=10, compared=()),
     )
 
 

@@ -49,7 +49,13 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     for split, y_split in (("training", y), ("held-out", y_val)):
         if len(y_split) < 2:
             reason = f"{len(y_split)} {split} image(s) with pixels that carry a concept"
-            return Measured([bench.row(PART.name, cell, tiling=tiling, measure="mean_r2", count=0, skipped=reason)])
+            return Measured(
+                [
+                    bench.row(
+                        PART.name, cell, tiling=tiling, shots=bench.shots, measure="mean_r2", count=0, skipped=reason
+                    )
+                ]
+            )
     keeps = variants(bench, view, cell, cells)
     scale = len(x) * float(np.var(x, axis=0, dtype=np.float64).mean())
     alphas = tuple(scale * strength for strength in STRENGTHS) if scale > 0 else (1.0,)
@@ -58,7 +64,14 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     rows = []
     for (features, dropped), w, b in zip(keeps, np.asarray(weights), np.asarray(biases), strict=True):
         of = functools.partial(
-            bench.row, PART.name, cell, method="ridge", tiling=tiling, features=features, dropped=dropped
+            bench.row,
+            PART.name,
+            cell,
+            method="ridge",
+            tiling=tiling,
+            shots=bench.shots,
+            features=features,
+            dropped=dropped,
         )
         scores = r2(y_val, x_val @ w.T + b[None])
         rows += _rows(of, bench.dataset.concepts, scores, reasons, y.sum(axis=0), len(y_val))

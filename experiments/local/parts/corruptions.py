@@ -16,7 +16,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     stand as levels 0 (lowest) to 3.
     """
     config = bench.config
-    columns = {"tiling": config.tiling[0], "shots": config.images_per_group[-1]}
+    columns = {"tiling": config.tiling[0], "shots": bench.shots}
     view = bench.view(columns["tiling"])
     train = bench.take(view, "train", cell, cells)
     keeps = {m: bench.keep(view, cell, cells, m) for m in bench.drops}

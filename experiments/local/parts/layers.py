@@ -13,7 +13,7 @@ from vitprobe_jax.features.store import Cell
 
 def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     """The first tiling and the largest training draw."""
-    columns = {"tiling": bench.config.tiling[0], "shots": bench.config.images_per_group[-1]}
+    columns = {"tiling": bench.config.tiling[0], "shots": bench.shots}
     view = bench.view(columns["tiling"])
     train, val = (bench.take(view, split, cell, cells) for split in ("train", "val"))
     keeps = {m: bench.keep(view, cell, cells, m) for m in bench.drops}

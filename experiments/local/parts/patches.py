@@ -30,7 +30,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
         train, val = (bench.take(view, split, cell, cells) for split in ("train", "val"))
         counts = bench.counts(tiling, "val").counts
         keeps = {m: bench.keep(view, cell, cells, m) for m in bench.drops}
-        for shots in config.images_per_group:
+        for shots in bench.drawn.sizes:
             columns = {"tiling": tiling, "shots": shots}
             classifier = PatchClassifier.of(bench, train, keeps, config.methods, **columns)
             if classifier is None:
@@ -40,7 +40,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
             told = classifier(val.reshape(-1, val.shape[-1]))
             of_pixels = counts.reshape(-1, counts.shape[-1])
             rows += measured_rows(bench, PART.name, cell, told, of_pixels, by_concept=True, **columns)
-            if (tiling, shots) == (config.tiling[0], config.images_per_group[-1]):
+            if (tiling, shots) == (config.tiling[0], bench.shots):
                 pictures = draw(bench, tiling, told)
     return Measured(rows, pictures)
 

@@ -20,7 +20,7 @@ STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200)
 def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     """Spectrum, curves and the overlap with BatchNorm's ranking; first tiling, largest training draw."""
     config = bench.config
-    columns = {"tiling": config.tiling[0], "shots": config.images_per_group[-1]}
+    columns = {"tiling": config.tiling[0], "shots": bench.shots}
     view = bench.view(columns["tiling"])
     variance = bench.variance(view, cell, cells)
     rows = _spectrum(bench, cell, variance, columns)

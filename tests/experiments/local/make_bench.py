@@ -79,7 +79,7 @@ def make_bench(
     mesh, local_mesh = make_meshes(config.mesh)
     rows = PlantedRows(config, dataset, backbone, ResultsFolder(config.out, config.seed), mesh, local_mesh)
     rows.planted = planted
-    return Workbench(Drawn.of(config, dataset), backbone, rows, mesh)
+    return Workbench(Drawn.of(config, dataset, config.images_per_group), backbone, rows, mesh)
 
 
 class PlantedRows(ViewRows):

@@ -9,9 +9,11 @@ from absl import flags
 from experiments.local import run as runs
 from experiments.local.config import PARTS, define_local_flags, local_config
 from experiments.local.run import run_local
+from experiments.local.workbench import draw_sizes
 from tests.data.cityscapes_tree import write_cityscapes
 from tests.data.class_tree import write_classes
 from tests.data.mot17_tree import write_mot17
+from vitprobe_jax.data.dataset import Dataset, FewShotDraw
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.measurements import MEASUREMENTS
 from vitprobe_jax.metrics.results import read_table
@@ -143,6 +145,43 @@ def test_groups_with_too_few_images_are_told(streets, tmp_path, without_page):
         "cityscapes:streets, train: fewer images than --images_per_group asks for: aachen has 3; bochum has 3; all of them "
         "are used"
     ]
+
+
+def test_without_flags_each_part_has_the_papers_draw(streets, tmp_path, without_page):
+    """4 images a city, and in the figure over sizes 2, 4 and 8 (Section 3)."""
+    values = flags.FlagValues()
+    define_local_flags(values)
+    arguments = (
+        "--parts=patches,layers",
+        "--backbones=untrained_dino_tiny",
+        "--layers=3",
+        "--methods=knn",
+        "--image_size=32",
+        "--drop_features=0",
+    )
+    values(["local", f"--dataset=cityscapes:{streets}", "--tile=64", f"--out={tmp_path / 'out'}", *arguments])
+    config = local_config(values)
+    run_local(config)
+    rows = read_table(config.out / "results.parquet", MEASUREMENTS).to_pylist()
+    shots = {part: {row["shots"] for row in rows if row["part"] == part} for part in ("patches", "layers")}
+    assert shots == {"patches": {2, 4, 8}, "layers": {4}}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "part", "sizes"),
+    [
+        (Dataset("a", (), {}, True, ""), "patches", (2, 4, 8)),
+        (Dataset("a", (), {}, True, ""), "context", (4,)),
+        (Dataset("a", (), {}, True, "", draw=FewShotDraw(8, 10, ())), "patches", (8,)),
+    ],
+)
+def test_sizes_of_the_draw_are_the_data_sets_or_those_of_the_flag(tmp_path, dataset, part, sizes):
+    values = flags.FlagValues()
+    define_local_flags(values)
+    values(["local", "--dataset=shapes:4", "--backbones=untrained_dino_tiny", f"--out={tmp_path}"])
+    config = local_config(values)
+    assert draw_sizes(config, dataset, part) == sizes
+    assert draw_sizes(dataclasses.replace(config, images_per_group=(1, 3)), dataset, part) == (1, 3)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_numbers_of_the_run_are_those_of_the_same_place():
         row["value"]
         for row in rows
         if (row["dataset"], row["backbone"], row["dropped"], row["method"], row["tiling"], row["shots"], row["measure"])
-        == ("cityscapes:streets", "mae_vitb16", 200, "1-nn", "tiles", 8, "miou")
+        == ("cityscapes:streets", "mae_vitb16", 200, "1-nn", "tiles", 4, "miou")
     )
     assert (row.where, row.variant, row.value) == ("Table 2", "mae_vitb16-200", own)
     assert row.published == 0.295
@@ -96,16 +96,31 @@ def test_other_backbones_data_and_protocol_are_told():
         "Other protocol: metric is cosine, the paper's l2.",
     ):
         assert wanted in found.caveats
-    assert not any("images_per_group" in caveat for caveat in found.caveats)  # the paper's are of Cityscapes
-    _, found = compare(config, parts=("patches",))
-    assert "Other protocol: images_per_group is 1, the paper's 2, 4, 8." in found.caveats
+    _, found = compare({"val_images_per_group": 3}, parts=("patches",), shots=(2, 8))
+    dataset = found.rows[0].dataset
+    assert (
+        f"Other draw: patches of {dataset} is measured on 8 images a group, the paper's number on 4." in found.caveats
+    )
+    assert f"Other draw: 3 images a group of {dataset} are held out, in the paper 10 a group." in found.caveats
+
+
+def test_numbers_are_compared_at_the_papers_draw():
+    rows, found = compare(parts=("patches",), shots=(2, 4, 8))
+    assert not any("Other draw" in caveat for caveat in found.caveats)
+    shown = next(row for row in found.rows if row.what == "mIoU by 1-NN, tiles, dino, Cityscapes")
+    assert shown.value == next(
+        row["value"]
+        for row in rows
+        if (row["backbone"], row.get("method"), row.get("tiling"), row["measure"], row.get("shots"), row.get("dropped"))
+        == (shown.backbone, "1-nn", "tiles", "miou", 4, 0)
+    )
 
 
 def test_a_few_classes_are_other_data_and_all_of_them_cannot_be_told_apart():
     _, found = compare(parts=("patches",), datasets=("cityscapes:streets",))
     assert any(caveat.startswith("Other data, or a part: 6 concepts of cityscapes:streets") for caveat in found.caveats)
     classes = tuple((i, f"class {i}", "class") for i in range(1, 21))  # the last one of the made ones has no pixel
-    _, found = compare(parts=("patches",), datasets=("cityscapes:streets",), concepts=classes, shots=(8,))
+    _, found = compare(parts=("patches",), datasets=("cityscapes:streets",), concepts=classes, shots=(4,))
     assert found.caveats[0].startswith("A reproduction only if what cannot be seen from here is the same")
     unseen = "Whether images and annotations of cityscapes:streets are those of Cityscapes cannot be seen from here."
     assert unseen in found.caveats

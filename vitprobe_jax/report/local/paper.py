@@ -1,15 +1,15 @@
 """The numbers that the paper of study 2 prints, beside those of a run, and what forbids to take these for a reproduction.
 
 They stand in `paper_numbers.json` under `local`: values from text and tables only. A number of the run is that of the same
-part, method, features, tiling and measure at the shown cell, from the largest training draw. A data set of the paper's kind
-stands for the paper's own; one of a kind that the paper does not have stands for Cityscapes, with a caveat. For a model of
-the paper stands the run's trained backbone of the same family, the ViT-B if there are several.
+part, method, features, tiling and measure at the shown cell, from the paper's training draw, or else from the largest. A data
+set of the paper's kind stands for the paper's own; one of a kind that the paper does not have stands for Cityscapes, with a
+caveat. For a model of the paper stands the run's trained backbone of the same family, the ViT-B if there are several.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from vitprobe_jax.report.local.methods import largest_draw
+from vitprobe_jax.report.local.methods import largest_draw, shots_title
 from vitprobe_jax.report.measured.paper import (
     Model,
     PaperComparison,
@@ -40,7 +40,11 @@ MODELS = {
 }
 """The paper's models, taken to be ViT-Bs, with 768 features."""
 _PROTOCOL = {"max_images": 0, "metric": "l2"}
-_PROTOCOL_OF_CITYSCAPES = {"images_per_group": (2, 4, 8), "val_images_per_group": 10, "tile": 0}
+_PROTOCOL_OF_CITYSCAPES = {"tile": 0}
+_DRAW = {"cityscapes": 4, "ade20k": 4, "fair1m": 8}
+"""Images of each city, class or kind of tile in the training draw of all published numbers (Sections 3 and 5.1, A.4)."""
+_HELD_OUT = {"cityscapes": 10, "ade20k": 2, "fair1m": 10}
+"""The same of the held-out draw; FAIR1M's is not stated."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,12 +228,34 @@ def _find(part: PartTable, fact: Fact, chosen: Mapping[str, str]) -> Row | None:
         for row in part.rows(measure, backbone=chosen[fact.model], dropped=fact.dropped, **rest)
         if row.features == fact.features and (fact.other_kind is None or _kind(row.name or "") == fact.other_kind)
     ]
-    rows = [row for row in rows if row.shots == largest_draw(rows)]
+    own = [row for row in rows if row.shots == _DRAW[fact.kind]]
+    rows = own or [row for row in rows if row.shots == largest_draw(rows)]
     return rows[0] if rows else None
 
 
 def _kind(dataset: str) -> str:
     return dataset.split(":")[0]
+
+
+def _other_draws(parts: Sequence[PartTable], chosen: Mapping[str, str], config: Mapping) -> list[str]:
+    """A sentence for each part of the comparison that is measured on another draw than the paper's."""
+    told, held_out = [], config.get("val_images_per_group")
+    for part in parts:
+        for fact in facts():
+            row = _find(part, fact, chosen) if part.part == fact.part else None
+            if row is None:
+                continue
+            wanted, of_paper = _DRAW[fact.kind], _HELD_OUT[fact.kind]
+            if row.shots is not None and row.shots != wanted:
+                told.append(
+                    f"Other draw: {part.part} of {part.dataset} is measured on {shots_title(row.shots)}, the paper's number "
+                    f"on {wanted}."
+                )
+            if held_out is not None and held_out != of_paper:
+                told.append(
+                    f"Other draw: {shots_title(held_out)} of {part.dataset} are held out, in the paper {of_paper} a group."
+                )
+    return list(dict.fromkeys(told))
 
 
 def _caveats(
@@ -256,7 +282,6 @@ def _caveats(
     differing += differing_protocol(config, _PROTOCOL)
     if any(_kind(row.dataset) == "cityscapes" for row in rows):
         differing += differing_protocol(config, _PROTOCOL_OF_CITYSCAPES)
-    unknown.append(
-        "The paper's draw of images is taken to be its largest; how its linear probes are trained is not known."
-    )
+    differing += _other_draws(parts, chosen, config)
+    unknown.append("How the paper's linear probes are trained is not known.")
     return judged(differing, unknown, "the paper's numbers come from its own draws of images, with official weights.")
