@@ -1,9 +1,10 @@
 """The numbers that the paper of study 2 prints, beside those of a run, and what forbids to take these for a reproduction.
 
 They stand in `paper_numbers.json` under `local`: values from text and tables only. A number of the run is that of the same
-part, method, features, tiling and measure at the shown cell, from the paper's training draw, or else from the largest. A data
-set of the paper's kind stands for the paper's own; one of a kind that the paper does not have stands for Cityscapes, with a
-caveat. For a model of the paper stands the run's trained backbone of the same family, the ViT-B if there are several.
+part, method, features, tiling and measure at the shown cell, from the paper's training draw, or else from the largest.
+
+A data set of the paper's kind stands for the paper's own; one of a kind that the paper does not have stands for Cityscapes,
+with a caveat. For a model of the paper stands the run's trained backbone of the same family, the ViT-B if there are several.
 """
 
 import dataclasses
