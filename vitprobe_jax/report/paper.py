@@ -391,12 +391,29 @@ def _protocol_caveats(run: _Run, config: Mapping) -> tuple[list[str], list[str]]
     return differing, unknown
 
 
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """A setting of a paper that can be asked for in several ways; the first one names it."""
+
+    values: tuple
+
+    def __contains__(self, value) -> bool:
+        return _text(value) in map(_text, self.values)
+
+
 def differing_protocol(config: Mapping, protocol: Mapping) -> list[str]:
-    """A sentence for each setting that is another than the paper's; what a configuration does not have is not checked."""
+    """A sentence for each setting that is another than the paper's.
+
+    Args:
+        config: every flag as resolved; what it does not have, or has as None (a default that the backbone or the data set
+            gives), is not checked.
+        protocol: the paper's value of each setting, or a `OneOf`.
+    """
+    wanted = {name: value if isinstance(value, OneOf) else OneOf((value,)) for name, value in protocol.items()}
     return [
-        f"Other protocol: {name} is {_text(config[name])}, the paper's {_text(value)}."
-        for name, value in protocol.items()
-        if config.get(name) is not None and _text(config[name]) != _text(value)
+        f"Other protocol: {name} is {_text(config[name])}, the paper's {_text(own.values[0])}."
+        for name, own in wanted.items()
+        if config.get(name) is not None and config[name] not in own
     ]
 
 

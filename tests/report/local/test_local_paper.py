@@ -104,6 +104,42 @@ def test_other_backbones_data_and_protocol_are_told():
     assert f"Other draw: 3 images a group of {dataset} are held out, in the paper 10 a group." in found.caveats
 
 
+SETTINGS = {
+    "max_images": 0,
+    "metric": "l2",
+    "tokens": ["x2"],
+    "layers": "last",
+    "image_size": [224, 224],
+    "whole_size": None,
+    "tile": 0,
+    "val_images_per_group": None,
+}
+"""What the paper states, as a run records it."""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("max_images", 40, "max_images is 40, the paper's 0"),
+        ("metric", "cosine", "metric is cosine, the paper's l2"),
+        ("tokens", ["x1"], "tokens is x1, the paper's x2"),
+        ("layers", [5], "layers is 5, the paper's last"),
+        ("image_size", [112, 112], "image_size is 112, 112, the paper's 224, 224"),
+        ("whole_size", [256, 512], "whole_size is 256, 512, the paper's 1024, 2048"),
+        ("tile", 128, "tile is 128, the paper's 0"),
+        ("val_images_per_group", 5, "5 images a group of cityscapes:streets are held out, in the paper 10 a group"),
+    ],
+)
+def test_each_setting_that_differs_is_on_the_page_and_none_that_does_not(name, value, words):
+    classes = tuple((i, f"class {i}", "class") for i in range(1, 21))  # the last one of the made ones has no pixel
+    options = {"parts": ("patches",), "datasets": ("cityscapes:streets",), "concepts": classes, "shots": (4,)}
+    _, found = compare(SETTINGS, **options)
+    assert found.caveats[0].startswith("A reproduction only if")
+    _, found = compare(SETTINGS | {name: value}, **options)
+    assert found.caveats[0].startswith("Not a reproduction")
+    assert sum(words in caveat for caveat in found.caveats) == 1
+
+
 def test_numbers_are_compared_at_the_papers_draw():
     rows, found = compare(parts=("patches",), shots=(2, 4, 8))
     assert not any("Other draw" in caveat for caveat in found.caveats)

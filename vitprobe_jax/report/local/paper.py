@@ -22,7 +22,7 @@ from vitprobe_jax.report.measured.paper import (
     weights_caveats,
 )
 from vitprobe_jax.report.measured.rows import PartTable, Row, variant_name
-from vitprobe_jax.report.paper import differing_protocol, paper_numbers
+from vitprobe_jax.report.paper import OneOf, differing_protocol, paper_numbers
 
 _KINDS = {"cityscapes": "Cityscapes", "ade20k": "ADE20K", "fair1m": "FAIR1M"}
 _STAND_IN = "cityscapes"
@@ -40,8 +40,15 @@ MODELS = {
     "simmim": Model("SimMIM", ("simmim",), ("simmim_vitb16",)),
 }
 """The paper's models, taken to be ViT-Bs, with 768 features."""
-_PROTOCOL = {"max_images": 0, "metric": "l2"}
-_PROTOCOL_OF_CITYSCAPES = {"tile": 0}
+_PROTOCOL = {
+    "max_images": 0,
+    "metric": "l2",
+    "tokens": ("x2",),
+    "layers": OneOf(("last", (11,))),
+    "image_size": (224, 224),
+}
+"""Images and tiles are of 224 pixels, features those behind the final norm of the last block (Section 3, A.1)."""
+_PROTOCOL_OF_CITYSCAPES = {"tile": OneOf((0, 256)), "whole_size": (1024, 2048)}
 _DRAW = {"cityscapes": 4, "ade20k": 4, "fair1m": 8}
 """Images of each city, class or kind of tile in the training draw of all published numbers (Sections 3 and 5.1, A.4)."""
 _HELD_OUT = {"cityscapes": 10, "ade20k": 2, "fair1m": 10}
