@@ -76,6 +76,17 @@ def whole(objects, tmp_path_factory):
     return config
 
 
+def test_aggregation_entropy_is_the_mean_over_all_blocks(objects, tmp_path, without_page):
+    config = make_config(f"--dataset=imagefolder:{objects}", "--parts=attention", f"--out={tmp_path / 'out'}")
+    run_aggregate(config)
+    (aggregated,) = rows_of(config, measure="aggregation_entropy")
+    of_blocks = [row["value"] for row in rows_of(config, measure="cls_entropy", setting="all heads")]
+    assert len(of_blocks) > 1
+    assert (aggregated["layer"], aggregated["setting"]) == (None, "all blocks")
+    assert aggregated["value"] == pytest.approx(np.mean(of_blocks), rel=1e-12)
+    assert abs(aggregated["value"] - of_blocks[-1]) > 1e-6
+
+
 @pytest.mark.slow
 def test_every_part_measures_and_they_share_one_training(objects, tmp_path, monkeypatch):
     trained = []

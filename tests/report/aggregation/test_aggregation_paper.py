@@ -48,7 +48,10 @@ def test_numbers_of_the_run_are_those_of_the_same_place():
     entropy = by_what["untrained", "entropy by central patch's attention, MAE (ViT-B)"]
     of = {"backbone": "mae_vitb16", "method": "central_patch", "measure": "weights_entropy"}
     assert (entropy.value, entropy.published) == (value(rows, **of), 4.7)
-    assert by_what["attention", "aggregation entropy, I-JEPA (ViT-H)"].published == 5.28
+    assert by_what["attention", "entropy from [CLS] to patches over all blocks, I-JEPA (ViT-H)"].published == 5.28
+    own = by_what["attention", "entropy from [CLS] to patches over all blocks, MAE (ViT-B)"]
+    of = {"backbone": "mae_vitb16", "measure": "cls_entropy", "setting": "all heads"}
+    assert own.value == pytest.approx(sum(value(rows, **of, layer=layer) for layer in range(6)) / 6)
     boxes = by_what["localisation", "MaxBoxAccV2 by [CLS] attention, MAE (ViT-B)"]
     assert (boxes.published, boxes.where) == (0.533, "Appendix Table 8")
     assert "top-1 by AbMILP, CAPI (ViT-L)" in found.absent

@@ -112,7 +112,7 @@ class Fact:
         what = {
             "top1_best": "top-1",
             "weights_entropy": "entropy",
-            "aggregation_entropy": "aggregation entropy",
+            "aggregation_entropy": "entropy from [CLS] to patches over all blocks",
             "maxboxaccv2": "MaxBoxAccV2",
         }[self.measure]
         by = f" by {title(self.method)}" if self.method else ""
