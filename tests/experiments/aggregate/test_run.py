@@ -108,7 +108,12 @@ def test_every_part_measures_and_they_share_one_training(objects, tmp_path, monk
     assert of_two[0] == of_two[1]
     divergences = rows_of(config, measure="kl")
     assert all((row["value"] == 0) == (row["method"] == row["name"]) for row in divergences)
-    assert rows_of(config, measure="maxboxaccv2", method="cls_attention")[0]["count"] == 12
+    for method in ("cls_attention", "abmilp_1"):
+        (every,), (largest,) = (rows_of(config, measure=name, method=method) for name in ("maxboxaccv2", "largest_box"))
+        assert every["count"] == 12
+        assert every["value"] >= largest["value"]
+        of_levels = [row["value"] for row in rows_of(config, measure="maxboxacc", method=method)]
+        assert every["value"] == pytest.approx(np.mean(of_levels))
 
 
 def test_rates_and_losses_have_rows(whole):

@@ -119,7 +119,7 @@ def test_localisation_has_both_kinds_of_boxes_and_all_levels(page_of):
     table = lines(page, "Backbone", "[CLS] attention", "AbMILP")
     assert len(table) == 2 * 4
     of = {"backbone": "mae_vitb16"}
-    for line, measure in ((table[1], "maxboxaccv2"), (table[5], "maxboxaccv2_any")):
+    for line, measure in ((table[1], "maxboxaccv2"), (table[5], "largest_box")):
         values = [row_of(rows, measure=measure, method=name, **of) for name in ("cls_attention", "abmilp_1")]
         assert line == ["mae_vitb16", *map(text_of, values)]
     assert table[2] == ["ijepa_vith14", NOTHING, table[2][2]]
