@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,11 +31,13 @@ SMALL = (
     "--train_batch=12",
     "--micro_batch=8",
     "--epochs=3",
+    "--probe_seeds=1",
     "--warmup_epochs=1",
     "--box_thresholds=10",
     "--batch_size=8",
     "--examples=2",
 )
+FLAGS = Path(runs.__file__).parents[1] / "flags" / "aggregate.flags"
 FEW = ("--parts=probing", "--representations=mean,abmilp_1")
 
 
@@ -85,6 +88,14 @@ def test_aggregation_entropy_is_the_mean_over_all_blocks(objects, tmp_path, with
     assert (aggregated["layer"], aggregated["setting"]) == (None, "all blocks")
     assert aggregated["value"] == pytest.approx(np.mean(of_blocks), rel=1e-12)
     assert abs(aggregated["value"] - of_blocks[-1]) > 1e-6
+
+
+def test_three_seeds_are_averaged_unless_given(tmp_path):
+    for arguments in ([], [f"--flagfile={FLAGS}"]):
+        values = flags.FlagValues()
+        define_aggregate_flags(values)
+        values(["aggregate", *arguments, "--dataset=imagefolder:x", f"--out={tmp_path}", SMALL[0]])
+        assert values.probe_seeds == 3
 
 
 @pytest.mark.slow

@@ -74,6 +74,7 @@ def test_controls_and_several_labels_compare_to_nothing():
 
 def test_what_forbids_a_reproduction_is_told():
     config = {"epochs": 3, "optimizer": "sgd", "train_share": 0.01, "tokens": ["x2"], "train_list": "one.txt"}
+    config |= {"probe_seeds": 1}
     _, found = compare(config)
     assert found.caveats[0].startswith("Not a reproduction: ")
     for wanted in (
@@ -81,6 +82,7 @@ def test_what_forbids_a_reproduction_is_told():
         "Other protocol: train_share is 0.01, the paper's 1.0.",
         "Other protocol: tokens is x2, the paper's x2_raw.",
         "Other protocol: classifiers are trained on the images of a list alone, the paper's on all.",
+        "Other protocol: probe_seeds is 1, the paper's 3.",
         "Other protocol: epochs is 3, the paper's 90 or 50 by size.",
     ):
         assert wanted in found.caveats
@@ -89,6 +91,7 @@ def test_what_forbids_a_reproduction_is_told():
 
 def test_the_same_protocol_on_as_many_images_cannot_be_told_apart():
     config = {"epochs": 0, "optimizer": "lars", "train_share": 1.0, "tokens": ["x2_raw"], "train_batch": 16384}
+    config |= {"probe_seeds": 3}
     _, found = compare(config, images=50_000, parts=("attention", "probing"))
     assert found.caveats[0].startswith("A reproduction only if what cannot be seen from here is the same")
     unseen = "Whether images and labels of imagefolder:birds are those of ImageNet-1k cannot be seen from here."

@@ -77,6 +77,7 @@ _PROTOCOL = {
     "rates": (0.1,),
     "train_batch": 16384,
     "warmup_epochs": 10,
+    "probe_seeds": 3,
     "max_images": 0,
 }
 _EPOCHS = {"vits": 90, "vitb": 90, "vitl": 50, "vith": 50}
@@ -265,7 +266,7 @@ def _caveats(
     if trained and epochs and wanted != [epochs]:
         differing.append(f"Other protocol: epochs is {epochs}, the paper's {' or '.join(map(str, wanted))} by size.")
     if trained:
-        unknown.append("On which seeds the paper's numbers stand is not known.")
+        unknown.append("The paper averages 3 seeds; which ones is not known.")
     return judged(
         differing,
         unknown,
