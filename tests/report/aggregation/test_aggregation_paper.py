@@ -65,6 +65,16 @@ def test_other_sizes_stand_for_the_leading_model_alone():
     assert "Other weights: mae_vitt16 stands for the paper's MAE, a ViT-B." in found.caveats
 
 
+def test_only_weights_of_imagenet_1k_stand_for_the_supervised_vit():
+    augreg, deit = ("augreg_vitb16", "augreg", "supervised"), ("deit_vitb16", "deit", "supervised")
+    _, found = compare(backbones=(augreg,), parts=("probing",))
+    assert found.rows == ()
+    _, found = compare(backbones=(augreg, deit), parts=("probing",))
+    assert {row.backbone for row in found.rows} == {"deit_vitb16"}
+    said = "augreg_vitb16: not compared; pretrained on ImageNet-21k, the paper's supervised ViT on ImageNet-1k alone."
+    assert said in found.caveats
+
+
 def test_controls_and_several_labels_compare_to_nothing():
     _, found = compare(backbones=(("mae_vitb16", "mae", UNTRAINED),))
     assert found.rows == found.caveats == ()
