@@ -65,6 +65,24 @@ def test_other_sizes_stand_for_the_leading_model_alone():
     assert "Other weights: mae_vitt16 stands for the paper's MAE, a ViT-B." in found.caveats
 
 
+def test_simmim_is_compared_at_its_8th_block():
+    simmim = {"backbones": (("simmim_vitb16", "simmim", "SimMIM"), EXACT[0]), "parts": ("probing",)}
+    told = (
+        "Other protocol: simmim_vitb16 is probed at block 11, the paper's SimMIM at block 7, counted from 0 (add 7 to "
+        "--layers)."
+    )
+    for cells, layer in (([11], 11), ([7, 11], 7), ([7], 7)):
+        rows, found = compare(cells=[(block, "x2_raw") for block in cells], **simmim)
+        by_what = {row.what: row for row in found.rows}
+        of = {"method": "abmilp_1", "measure": "top1_best"}
+        one = by_what["top-1 by AbMILP, SimMIM (ViT-B), block 7"]
+        assert one.published == 0.628
+        assert one.value == value(rows, **of, backbone="simmim_vitb16", layer=layer)
+        other = by_what["top-1 by AbMILP, MAE (ViT-B)"]
+        assert other.value == value(rows, **of, backbone="mae_vitb16", layer=cells[-1])
+        assert (told in found.caveats) == (layer == 11)
+
+
 def test_only_weights_of_imagenet_1k_stand_for_the_supervised_vit():
     augreg, deit = ("augreg_vitb16", "augreg", "supervised"), ("deit_vitb16", "deit", "supervised")
     _, found = compare(backbones=(augreg,), parts=("probing",))

@@ -46,6 +46,8 @@ MODELS = {
         "a ViT-B",
     ),
 }
+_BLOCKS = {"simmim_vitb": 7}
+"""Index of the block whose output the paper probes, where it is not the last: SimMIM's 8th (Section 5, footnote 5)."""
 _OTHER_DATA = ("augreg",)
 """Supervised families that are not compared: pretrained on ImageNet-21k, the paper's on ImageNet-1k alone (A.1)."""
 _OF_ENTROPIES = {
@@ -99,6 +101,7 @@ class Fact:
         method: the representation, None where there is none.
         published: the number, a share of 1 or an entropy.
         more: what else to know of the number; "" for nothing.
+        layer: index of the block that the paper probes; None for the last.
     """
 
     where: str
@@ -108,6 +111,7 @@ class Fact:
     method: str | None
     published: float
     more: str = ""
+    layer: int | None = None
 
     @property
     def words(self) -> str:
@@ -120,7 +124,8 @@ class Fact:
             "maxboxaccv2": "MaxBoxAccV2",
         }[self.measure]
         by = f" by {title(self.method)}" if self.method else ""
-        return f"{what}{by}, {model.title} ({model.size.removeprefix('a ')}){self.more}"
+        block = "" if self.layer is None else f", block {self.layer}"
+        return f"{what}{by}, {model.title} ({model.size.removeprefix('a ')}){block}{self.more}"
 
 
 def facts() -> list[Fact]:
@@ -182,6 +187,7 @@ def _table_facts(table: Mapping, part: str, measure: str) -> list[Fact]:
             measure=measure,
             method=_REPRESENTATIONS[column],
             published=_share(percent),
+            layer=_BLOCKS.get(model),
         )
         for model in MODELS
         if model in table
@@ -230,10 +236,14 @@ def _untrained_facts(table: Mapping) -> list[Fact]:
 
 
 def _find(part: PartTable, fact: Fact, chosen: Mapping[str, str]) -> Row | None:
-    """The run's number of a published one; of a part on one data set."""
+    """The run's number of a published one; of a part on one data set; of the last block where the paper's is not there."""
     if fact.model not in chosen:
         return None
     equal = {} if fact.method is None else {"method": fact.method}
+    if fact.layer is not None:
+        for row in part.rows(fact.measure, layers="all", backbone=chosen[fact.model], **equal):
+            if row.layer == fact.layer:
+                return row
     layers = "every cell" if fact.part == "attention" else "last"
     rows = part.rows(fact.measure, layers=layers, backbone=chosen[fact.model], **equal)
     return rows[0] if rows else None
@@ -249,6 +259,7 @@ def _caveats(
         unknown.append(
             f"{listed(larger)}: not compared; pretrained on ImageNet-21k, the paper's supervised ViT on ImageNet-1k alone."
         )
+    differing += _other_blocks(parts, chosen)
     compared = {(row.part, row.dataset) for row in rows}
     for dataset in dict.fromkeys(row.dataset for row in rows):
         counts = {
@@ -280,3 +291,19 @@ def _caveats(
         unknown,
         "the paper's numbers come from ImageNet-1k, with official weights and classifiers of its own.",
     )
+
+
+def _other_blocks(parts: Sequence[PartTable], chosen: Mapping[str, str]) -> list[str]:
+    """A sentence for each model whose numbers are of another block than the paper's."""
+    sentences = {}
+    for part in parts:
+        for fact in facts():
+            if fact.part != part.part or fact.layer is None or (row := _find(part, fact, chosen)) is None:
+                continue
+            if row.layer != fact.layer:
+                sentence = (
+                    f"Other protocol: {row.backbone} is probed at block {row.layer}, the paper's "
+                    f"{MODELS[fact.model].title} at block {fact.layer}, counted from 0 (add {fact.layer} to --layers)."
+                )
+                sentences[sentence] = None
+    return list(sentences)
