@@ -86,7 +86,7 @@ def test_attention_has_table_3_and_every_block(page_of):
     numbers = [row_of(rows, measure=name, layer=5, **of)["value"] for name in flow]
     over_blocks = np.mean([row_of(rows, measure="cls_entropy", layer=i, **of)["value"] for i in range(6)])
     assert last["mae_vitb16"] == [f"{value:.3f}" for value in (over_blocks, np.log(36), *numbers)]
-    assert "Figures 10 to 13 show the same four statistics for ViT-S, ViT-B and ViT-L" in page.said()
+    assert "Figures 3 to 6, and 10 to 13 for ViT-S, ViT-B and ViT-L, of the paper." in page.said()
     assert last["ijepa_vith14"][:4] == [f"{np.log(36):.3f}"] * 2 + [NOTHING] * 2
     blocks = lines(page, "Block", "[CLS] to itself")
     assert len(blocks) == 4 * 6

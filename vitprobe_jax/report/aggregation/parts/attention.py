@@ -145,7 +145,7 @@ def _flow_figure(part: PartTable, flow: _Flow, sources: Sources) -> Illustration
             "the mean over images. Entropies are those of attention to patches alone. Upper bound: the entropy of equal "
             "weights, the logarithm of the number of patches.",
             sources.looks.note,
-            "Figures 3 to 6 of the paper; its Figures 10 to 13 show the same four statistics for ViT-S, ViT-B and ViT-L.",
+            "Figures 3 to 6, and 10 to 13 for ViT-S, ViT-B and ViT-L, of the paper.",
         ),
         alt=numbers_in_words(last, "In the last block"),
     )

@@ -83,7 +83,7 @@ def _scores_figure(part: PartTable, found: dict[str, Sequence[Row]]) -> Illustra
         title="Localisation by backbone and map",
         caption=caption(
             f"Over {count(max(row.count for row in rows), 'image')} with annotated boxes.",
-            "MaxBoxAccV2, Table 8 of the paper, counts the boxes of all bright parts.",
+            "With the boxes of all bright parts it is MaxBoxAccV2, Table 8 of the paper.",
         ),
         alt=numbers_in_words({f"{row.backbone} by {title(row.method)}": row.value for row in first}, _SCORE),
     )
