@@ -167,7 +167,11 @@ def _largest(regions: Int[np.ndarray, "h w"]) -> int:
     """
     if (num := int(regions.max())) == 1:
         return 0
-    squares = np.stack([regions[:-1, :-1], regions[:-1, 1:], regions[1:, :-1], regions[1:, 1:]])
-    weights = np.maximum(np.count_nonzero(squares, axis=0) - 2, 0) / 2
-    areas = np.bincount(squares.max(axis=0).ravel(), weights.ravel(), minlength=num + 1)[1:]
+    within = (regions > 0).view(np.uint8)
+    pairs = within[:, :-1] + within[:, 1:]
+    members = pairs[:-1] + pairs[1:]
+    squares = np.nonzero(members > 2)
+    # Of three pixels of a square at least one lies on its diagonal.
+    labels = np.maximum(regions[:-1, :-1][squares], regions[1:, 1:][squares])
+    areas = np.bincount(labels, (members[squares] - 2) / 2, minlength=num + 1)[1:]
     return num - 1 - int(areas[::-1].argmax())
