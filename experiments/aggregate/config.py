@@ -130,7 +130,11 @@ def define_aggregate_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     integer("micro_batch", 512, "Images that pass the backbone at once and share BatchNorm's statistics.")
     integer("epochs", 0, f"Of the heads; 0 for {EPOCHS}, {EPOCHS_OF_LARGE} for widths from {LARGE} on (L and H).")
     integer("warmup_epochs", 10, "Of them, those in which the rate rises; at most half of all.")
-    integer("probe_seeds", 1, "Initialisations of every head, --seed and the numbers after it; all trained at once.")
+    integer(
+        "probe_seeds",
+        3,
+        "Initialisations of every head, --seed and the numbers after it; all trained at once. The paper averages 3.",
+    )
     number("train_share", 1.0, "Share of each class's training images, drawn by --seed: 0.01 for the 1% subsets.")
     text("train_list", "", "File with the names of the training images to use, one a line, as SimCLR's 1percent.txt.")
     text(

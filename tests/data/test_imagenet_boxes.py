@@ -5,7 +5,7 @@ import pytest
 
 from tests.data.box_tree import write_boxes, write_objects, write_xml
 from vitprobe_jax.data.imagefolder import open_imagefolder
-from vitprobe_jax.data.imagenet_boxes import open_boxes, read_boxes
+from vitprobe_jax.data.imagenet_boxes import open_boxes, read_boxes, resize_boxes
 from vitprobe_jax.errors import InputError
 
 
@@ -40,10 +40,20 @@ def test_images_are_found_by_name_alone_and_boxes_scaled_as_they_were(tmp_path):
     found = open_boxes(tmp_path)
     assert len(found) == 1
     for name in ("ILSVRC2012_val_00000293.JPEG", "val/n01440764/ILSVRC2012_val_00000293.jpg"):
-        np.testing.assert_allclose(found.of(name, (50, 800)), [[0, 0, 800, 50], [200, 12.5, 202, 37.5]], rtol=1e-12)
+        np.testing.assert_allclose(found.of(name, (50, 800)), [[0, 0, 799, 50], [200, 12, 201, 38]])
     assert found.of("val/n01440764/ILSVRC2012_val_00000294.JPEG", (50, 800)) is None
     write_xml(tmp_path, "val", "bare", (10, 10), [])
     assert open_boxes(tmp_path).of("bare.png", (10, 10)) is None
+
+
+@pytest.mark.parametrize(
+    ("box", "drawn", "size", "resized"),
+    [((1, 2, 4, 3), (20, 10), (10, 35), (3, 1, 14, 1)), ((1, 2, 1, 2), (3, 3), (3, 3), (1, 2, 1, 2))],
+)
+def test_boxes_are_resized_as_in_the_benchmark(box, drawn, size, resized):
+    """Values of the benchmark's own test cases, whose boxes include their last pixel."""
+    last = np.array([0.0, 0, 1, 1])
+    np.testing.assert_array_equal(resize_boxes(np.array([box]) + last, drawn, size) - last, [resized])
 
 
 def test_pixels_are_counted_from_0_and_the_last_one_is_included(tmp_path):

@@ -9,6 +9,7 @@ from vitprobe_jax.metrics.localisation import (
     IOUS,
     best_ious,
     best_threshold,
+    box_iou,
     boxes_at,
     map_to_image,
     max_box_acc,
@@ -24,24 +25,49 @@ def drawn(size, *boxes):
     return score
 
 
-def flooded(score, cut):
-    """(pixels, box) of every region in reading order of its first pixel, by flood fill."""
-    left_to_see = {tuple(place) for place in np.argwhere(score >= cut)}
+def flooded(above, corners):
+    """Sets of connected pixels in reading order of their first one, by flood fill."""
+    steps = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if corners or not i * j]
+    left_to_see = {tuple(place) for place in np.argwhere(above)}
     regions = []
     for start in sorted(left_to_see):
         if start not in left_to_see:
             continue
         left_to_see.remove(start)
-        region, edge = [start], [start]
+        region, edge = {start}, [start]
         while edge:
             row, column = edge.pop()
-            near = {(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)} & left_to_see
+            near = {(row + i, column + j) for i, j in steps} & left_to_see
             left_to_see -= near
             edge += near
-            region += near
-        (top, left), (bottom, right) = np.min(region, axis=0), np.max(region, axis=0)
-        regions.append((len(region), (left, top, right + 1, bottom + 1)))
+            region |= near
+        regions.append(region)
     return regions
+
+
+def contours(above):
+    """(area, box) of every contour: of regions without their holes, with their area, and of holes, which have none here."""
+    gaps = flooded(~np.pad(above, 1), corners=False)
+    holes = [{(row - 1, column - 1) for row, column in gap} for gap in gaps[1:]]
+    filled = above.copy()
+    for hole in holes:
+        filled[tuple(np.transpose(sorted(hole)))] = True
+    outermost = [(area_of(region), box_of(region, above.shape)) for region in flooded(filled, corners=True)]
+    inner = [box_of(region, above.shape) for region in flooded(above, corners=True)]
+    return outermost, inner + [box_of(hole, above.shape, more=1) for hole in holes]
+
+
+def area_of(region):
+    """Of the polygon through the centres of the outermost pixels: squares of four pixels, and halves of them."""
+    squares = {(row + i, column + j) for row, column in region for i in (-1, 0) for j in (-1, 0)}
+    members = [sum((r + i, c + j) in region for i in (0, 1) for j in (0, 1)) for r, c in squares]
+    return sum(max(number - 2, 0) / 2 for number in members)
+
+
+def box_of(pixels, size, more=0):
+    """Ends one pixel after the last one, or at the edge."""
+    (top, left), (bottom, right) = np.min(sorted(pixels), axis=0), np.max(sorted(pixels), axis=0)
+    return left - more, top - more, min(right + more + 2, size[1]), min(bottom + more + 2, size[0])
 
 
 def overlap(a, b):
@@ -56,13 +82,65 @@ def test_boxes_and_overlaps_are_those_of_a_flood_fill(score, thresholds):
     thresholds, truth = np.array(thresholds), [(1, 0, 4, 3), (3, 2, 9, 7)]
     largest, every = boxes_at(score, thresholds)
     of_largest, of_any = best_ious(score, np.array(truth, float), thresholds)
+    levels = np.floor(score * 255)
     for t, threshold in enumerate(thresholds):
-        regions = flooded(score, threshold * score.max())
-        first = max(regions, key=lambda region: region[0])[1]
-        assert tuple(largest[t]) == tuple(every[t][0]) == first
-        assert sorted(map(tuple, every[t])) == sorted(box for _, box in regions)
+        outermost, boxes = contours(levels > int(threshold * levels.max()))
+        boxes = boxes or [(0, 0, 1, 1)]
+        first = max(reversed(outermost), key=lambda region: region[0])[1] if outermost else boxes[0]
+        assert tuple(largest[t]) == first
+        assert sorted(map(tuple, every[t])) == sorted(boxes)
         assert of_largest[t] == pytest.approx(max(overlap(first, box) for box in truth))
-        assert of_any[t] == pytest.approx(max(overlap(own, box) for _, own in regions for box in truth))
+        assert of_any[t] == pytest.approx(max(overlap(own, box) for own in boxes for box in truth))
+
+
+def benchmark_boxes(score, step=0.2):
+    """Boxes of the largest contour as the benchmark writes them, with the last pixel included."""
+    largest, _ = boxes_at(np.array(score, float), np.arange(0, 1, step))
+    return (largest - [0, 0, 1, 1]).astype(int).tolist()
+
+
+def benchmark_ious(boxes, truth):
+    last = np.array([0.0, 0, 1, 1])
+    return box_iou(np.array(boxes) + last, np.array(truth) + last)
+
+
+def test_values_of_the_test_cases_of_the_benchmark():
+    """Of clovaai/wsolevaluation; what needs its metadata or its masks is not here."""
+    assert benchmark_boxes(np.zeros((3, 3))) == [[0, 0, 0, 0]] * 5
+    unimodal = [
+        [0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.4, 0.4, 0.4, 0.6],
+        [0.0, 0.4, 1.0, 0.8, 0.6],
+        [0.0, 0.4, 0.4, 0.4, 0.6],
+    ]
+    assert benchmark_boxes(unimodal) == [[1, 1, 4, 3], [1, 1, 4, 3], [2, 1, 4, 3], [2, 2, 4, 3], [2, 2, 3, 3]]
+    multimodal = [
+        [0.4, 0.0, 0.2, 0.2, 0.2],
+        [0.4, 0.4, 0.0, 0.4, 0.0],
+        [0.0, 0.0, 0.0, 0.4, 0.0],
+        [1.0, 0.6, 0.8, 0.2, 0.2],
+    ]
+    assert benchmark_boxes(multimodal) == [[0, 0, 4, 3], [0, 0, 2, 2], [0, 3, 3, 3], [2, 3, 3, 3], [0, 3, 1, 3]]
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        benchmark_boxes(np.full((3, 3), np.nan))
+    assert (benchmark_ious(np.zeros((3, 4)), np.zeros((5, 4))) == np.ones((3, 5))).all()
+    assert (benchmark_ious([[1, 1, 3, 3], [4, 4, 5, 5]], [[1, 1, 3, 3], [4, 4, 5, 5]]) == np.eye(2)).all()
+    assert benchmark_ious([[1, 2, 5, 6]], [[3, 1, 4, 5]])[0, 0] == pytest.approx(8 / 27)
+    with pytest.raises(ValueError, match="before it begins"):
+        benchmark_ious([[1, 1, 0, -1]], [[1, 1, 2, 2]])
+
+
+def test_a_hole_has_a_box_of_its_own():
+    score = drawn((20, 20), (2, 2, 16, 16))
+    score[5:9, 6:10] = 0
+    largest, (boxes,) = boxes_at(score, np.array([0.5]))
+    assert largest.tolist() == [[2, 2, 17, 17]]
+    assert sorted(boxes.tolist()) == [[2, 2, 17, 17], [5, 4, 12, 11]]
+
+
+def test_lines_are_smaller_than_the_smallest_block():
+    score = drawn((20, 20), (0, 0, 20, 1), (4, 4, 6, 6))
+    assert boxes_at(score, np.array([0.5]))[0].tolist() == [[4, 4, 7, 7]]
 
 
 def test_maps_that_are_the_boxes_are_found():
@@ -76,11 +154,10 @@ def test_the_largest_of_two_regions_and_any_of_them():
     small, large = (1, 1, 5, 5), (10, 3, 18, 11)
     score = drawn((16, 20), small, large)
     of_largest, of_any = best_ious(score, np.array([small], float), THRESHOLDS)
-    # At threshold 0 the whole image is one region.
-    np.testing.assert_allclose(of_largest, [16 / 320, *[0] * 9])
-    np.testing.assert_allclose(of_any, [16 / 320, *[1] * 9])
+    np.testing.assert_allclose(of_largest, 0)
+    np.testing.assert_allclose(of_any, 16 / 25)
     both, _ = best_ious(score, np.array([small, large], float), THRESHOLDS)
-    np.testing.assert_allclose(both[1:], 1)
+    np.testing.assert_allclose(both, 64 / 81)
 
 
 def test_the_threshold_is_one_for_all_images():

@@ -67,7 +67,8 @@ class BoxFolder:
     def of(self, name: str, size: tuple[int, int]) -> Float[np.ndarray, "n 4"] | None:
         """The boxes of an image, at least one, in its own pixels; None where there are none.
 
-        Images may have been resized since the boxes were drawn: boxes are scaled along each side, as the image was.
+        Images may have been resized since the boxes were drawn: boxes are scaled along each side, as the image was, and
+        their first and last pixels are rounded down, see `resize_boxes`.
 
         Args:
             name: of the image; folders and ending are of no matter, `val/n01440764/ILSVRC2012_val_00000293.JPEG`.
@@ -83,8 +84,27 @@ class BoxFolder:
             return None
         path = self.files[PurePosixPath(name).stem]
         drawn, boxes = read_boxes(path)
-        scale = np.array([size[1], size[0]] * 2) / np.array([drawn[1], drawn[0]] * 2)
-        return boxes * scale[None] if len(boxes) else None
+        return resize_boxes(boxes, drawn, size) if len(boxes) else None
+
+
+def resize_boxes(
+    boxes: Float[np.ndarray, "n 4"], drawn: tuple[int, int], size: tuple[int, int]
+) -> Float[np.ndarray, "n 4"]:
+    """Boxes in the pixels of a resized image, as the localisation benchmark resizes them (clovaai/wsolevaluation).
+
+    The coordinates of the first and the last pixel are scaled and rounded down.
+
+    Args:
+        boxes: left, top, right, bottom; right and bottom exclusive.
+        drawn: height and width of the image that they were drawn on.
+        size: height and width of the resized image.
+
+    Returns:
+        whole numbers; right and bottom exclusive. No box is empty.
+    """
+    ends = np.array([0, 0, 1, 1])
+    sides = np.array([size[1], size[0]] * 2), np.array([drawn[1], drawn[0]] * 2)
+    return np.floor((boxes - ends) * sides[0] / sides[1]) + ends
 
 
 def open_boxes(folder: str | Path) -> BoxFolder:

@@ -1,8 +1,8 @@
 """Boxes from maps of weights, and how well they lie on true ones: MaxBoxAcc and MaxBoxAccV2.
 
-Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020. A map is cut at many thresholds and
-each connected region of what is left has a box; the threshold that counts is the best one for all images together. Boxes are
-(left, top, right, bottom) in pixels, right and bottom exclusive.
+Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020; details follow the benchmark's code
+(clovaai/wsolevaluation). A map is cut at many thresholds and each contour of what is left has a box; the threshold that
+counts is the best one for all images together. Boxes are (left, top, right, bottom) in pixels, right and bottom exclusive.
 """
 
 from collections.abc import Sequence
@@ -38,55 +38,67 @@ def map_to_image(weights: Float[np.ndarray, "rows columns"], size: tuple[int, in
 def boxes_at(
     score: Float[np.ndarray, "h w"], thresholds: Float[np.ndarray, " T"]
 ) -> tuple[Float[np.ndarray, "T 4"], list[Float[np.ndarray, "n 4"]]]:
-    """The boxes around the connected regions of pixels whose score is at least a share of the highest.
+    """The boxes around the contours of the pixels above each threshold, by the rules of the benchmark's code.
 
-    Pixels that touch at a corner are connected. (The paper's code cuts maps of 256 levels, above the threshold; here nothing
-    is rounded, and the threshold itself is in.)
+    Scores are rounded down to 256 levels, and a pixel counts if its level is strictly above the threshold's. Pixels that
+    touch at a corner are connected. A hole has a contour too, along the pixels around it. A box ends one pixel after the
+    last pixel of its contour, or at the edge of the image. Where no pixel counts, the box is the first pixel of the image.
 
     Args:
-        score: not negative.
-        thresholds: shares of the highest score, 0 to 1, in any order.
+        score: 0 to 1.
+        thresholds: shares of the highest level, 0 to 1, in any order.
 
     Returns:
-        For every threshold the box around the largest region by its number of pixels, of equal ones the first from the
-        top; and the boxes around all regions, that one first.
+        For every threshold the box around the region of the largest contour area, of equal ones the last in reading order
+        of first pixels; and the boxes of all contours. The area is that of the polygon through the centres of the outermost
+        pixels: 0 for lines and single pixels.
+
+    Raises:
+        ValueError: a score is not between 0 and 1.
     """
-    cuts = thresholds * score.max()
-    boxes: list = [None] * len(cuts)
+    if not ((score >= 0) & (score <= 1)).all():
+        raise ValueError("score: must be between 0 and 1")
+    levels = (score * 255).astype(np.uint8)
+    cuts = (thresholds * levels.max()).astype(int)
+    largest, every = np.zeros((len(cuts), 4)), [None] * len(cuts)
+    found = np.array([[0, 0, 1, 1]], np.float64), np.array([[0, 0, 1, 1]], np.float64)
+    height, width = levels.shape
     left = top = count = 0
     for t in np.argsort(cuts, kind="stable"):
-        above = score >= cuts[t]
+        above = levels > cuts[t]
         # A higher threshold only takes pixels away: as many are the same ones, and none is outside the boxes so far.
         if np.count_nonzero(above) != count:
             count = np.count_nonzero(above)
-            regions = _regions(above)
-            (x0, y0), (x1, y1) = regions[:, :2].min(axis=0), regions[:, 2:].max(axis=0)
-            found = regions + np.array([left, top, left, top])[None]
-            score, left, top = score[y0:y1, x0:x1], left + x0, top + y0
-        boxes[t] = found.astype(np.float64)
-    return np.stack([each[0] for each in boxes]), boxes
+            first, boxes = _contours(above)
+            ends = np.array([left, top, left + 1, top + 1])
+            limits = np.array([width, height, width, height])
+            found = tuple(np.minimum(own + ends, limits).astype(np.float64) for own in (first, boxes))
+            (x0, y0), (x1, y1) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+            levels, left, top = levels[y0:y1, x0:x1], left + x0, top + y0
+        largest[t], every[t] = found[0][0], found[1]
+    return largest, every
 
 
 def best_ious(
     score: Float[np.ndarray, "h w"], truth: Float[np.ndarray, "G 4"], thresholds: Float[np.ndarray, " T"]
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
-    """The best overlap with any true box at every threshold: of the largest region's box, and of any region's box.
+    """The best overlap with any true box at every threshold: of the largest region's box, and of any contour's box.
 
     The first is the rule of MaxBoxAcc, the second the one of MaxBoxAccV2, which lets a map show several objects.
 
     Args:
         score: as for `boxes_at`.
-        truth: boxes of the objects of the image, one at least.
+        truth: boxes of the objects of the image, at least one.
         thresholds: as for `boxes_at`.
 
     Raises:
-        ValueError: there is no true box.
+        ValueError: there is no true box, or a score is not between 0 and 1.
     """
     if not len(truth):
-        raise ValueError("an image without a true box takes no part in localisation")
-    _, every = boxes_at(score, thresholds)
-    overlaps = [_iou(boxes, truth).max(axis=1) for boxes in every]
-    return np.array([each[0] for each in overlaps]), np.array([each.max() for each in overlaps])
+        raise ValueError("truth: an image without a true box takes no part in localisation")
+    largest, every = boxes_at(score, thresholds)
+    of_every = [box_iou(boxes, truth).max() for boxes in every]
+    return box_iou(largest, truth).max(axis=1), np.array(of_every)
 
 
 def max_box_acc(ious: Float[np.ndarray, "N T"], levels: Sequence[float] = IOUS) -> dict[float, float]:
@@ -113,19 +125,53 @@ def _shares_found(ious: np.ndarray, level: float) -> Float[np.ndarray, " T"]:
     return (ious >= level).mean(axis=0)
 
 
-def _regions(above: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "n 4"]:
-    """Boxes around connected pixels, those of the largest region first, the others from the top."""
-    labels, _ = ndimage.label(above, _NEIGHBOURS)
-    boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)])
-    largest = np.bincount(labels.ravel())[1:].argmax()
-    order = np.argsort(np.arange(len(boxes)) != largest, kind="stable")
-    return boxes[order]
+def box_iou(boxes: Float[np.ndarray, "n 4"], truth: Float[np.ndarray, "G 4"]) -> Float[np.ndarray, "n G"]:
+    """Area of the intersection over that of the union, of every pair of boxes.
 
-
-def _iou(boxes: Float[np.ndarray, "n 4"], truth: Float[np.ndarray, "G 4"]) -> Float[np.ndarray, "n G"]:
-    """Area of the intersection over that of the union, of every pair."""
+    Raises:
+        ValueError: a box ends before it begins.
+    """
+    if any((each[:, 2:] < each[:, :2]).any() for each in (boxes, truth)):
+        raise ValueError("boxes: one ends before it begins")
     low = np.maximum(boxes[:, None, :2], truth[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], truth[None, :, 2:])
     common = np.maximum(high - low, 0).prod(axis=2)
     areas, true_areas = ((each[:, 2:] - each[:, :2]).prod(axis=1) for each in (boxes, truth))
     return common / (areas[:, None] + true_areas[None] - common)
+
+
+def _contours(above: Bool[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "1 4"], Int[np.ndarray, "n 4"]]:
+    """Boxes around the region of the largest contour area, and around all regions and holes; right and bottom exclusive."""
+    framed = np.pad(above, 1)
+    regions, _ = ndimage.label(framed, _NEIGHBOURS)
+    # What is not above is connected along sides only. The frame has label 1: it is first in reading order.
+    gaps, num_gaps = ndimage.label(~framed)
+    outer = _boxes(regions)
+    if num_gaps == 1:
+        return outer[_largest(regions)][None], outer
+    filled, _ = ndimage.label(gaps != 1, _NEIGHBOURS)
+    holes = _boxes(gaps)[1:] + np.array([-1, -1, 1, 1])
+    return _boxes(filled)[_largest(filled)][None], np.concatenate([outer, holes])
+
+
+def _boxes(labels: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "n 4"]:
+    """The box of every label, without the frame of one pixel."""
+    return np.array([(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]) - 1
+
+
+def _largest(regions: Int[np.ndarray, "h w"]) -> int:
+    """The index of the region without holes of the largest contour area; of equal ones the last.
+
+    The polygon through the centres of the outermost pixels covers each square of four pixels of the region wholly, and half
+    of each with three; all others not at all.
+    """
+    if (num := int(regions.max())) == 1:
+        return 0
+    within = (regions > 0).view(np.uint8)
+    pairs = within[:, :-1] + within[:, 1:]
+    members = pairs[:-1] + pairs[1:]
+    squares = np.nonzero(members > 2)
+    # Of three pixels of a square at least one lies on its diagonal.
+    labels = np.maximum(regions[:-1, :-1][squares], regions[1:, 1:][squares])
+    areas = np.bincount(labels, (members[squares] - 2) / 2, minlength=num + 1)[1:]
+    return num - 1 - int(areas[::-1].argmax())

@@ -16,8 +16,9 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     """The four statistics of every block, of each head and of all; of the held-out images, as at evaluation.
 
     Numbers of images and heads are all that is kept. A mean over heads has as its deviation that of the images' own means.
-    Models without [CLS] have the two statistics of patches alone; their aggregation is the mean of patches, with the
-    entropy of equal weights, which is what the paper prints for them in Table 3.
+    `aggregation_entropy` is the entropy of [CLS] averaged over all blocks, as in Table 3 (Appendix C.1); its row has no
+    layer. Models without [CLS] have the two statistics of patches alone; their aggregation is the mean of patches, with
+    the entropy of equal weights, which is what the paper prints for them in Table 3.
     """
     collected: dict[str, list[np.ndarray]] = {name: [] for name in AttentionFlow._fields}
     for placed in bench.held_out(PART.name):
@@ -35,7 +36,6 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     num_patches = bench.grid[0] * bench.grid[1]
     bound, count = float(np.log(num_patches)), len(found["patch_entropy"])
     rows = [row(None, measure="entropy_bound", value=bound, count=num_patches)]
-    last = bench.backbone.spec.config.depth - 1
     for name in AttentionFlow._fields:
         if name not in found:
             rows.append(row(None, measure=name, count=0, skipped=NO_CLS))
@@ -48,12 +48,11 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
                 said(setting="head", level=float(head), **_mean(of_images[:, head]))
                 for head in range(of_images.shape[1])
             ]
-    table3 = {"layer": last, "measure": "aggregation_entropy"}
+    aggregation = functools.partial(row, None, measure="aggregation_entropy", count=count)
     if "cls_entropy" in found:
-        of_last = _mean(found["cls_entropy"][:, last].mean(axis=1))
-        rows.append(row(None, **table3, setting="all heads", count=count, **of_last))
+        rows.append(aggregation(setting="all blocks", **_mean(found["cls_entropy"].mean(axis=(1, 2)))))
     else:
-        rows.append(row(None, **table3, setting="no [CLS]", count=count, value=bound))
+        rows.append(aggregation(setting="no [CLS]", value=bound))
     return Measured(rows)
 
 

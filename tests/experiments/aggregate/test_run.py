@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,11 +31,13 @@ SMALL = (
     "--train_batch=12",
     "--micro_batch=8",
     "--epochs=3",
+    "--probe_seeds=1",
     "--warmup_epochs=1",
     "--box_thresholds=10",
     "--batch_size=8",
     "--examples=2",
 )
+FLAGS = Path(runs.__file__).parents[1] / "flags" / "aggregate.flags"
 FEW = ("--parts=probing", "--representations=mean,abmilp_1")
 
 
@@ -76,6 +79,25 @@ def whole(objects, tmp_path_factory):
     return config
 
 
+def test_aggregation_entropy_is_the_mean_over_all_blocks(objects, tmp_path, without_page):
+    config = make_config(f"--dataset=imagefolder:{objects}", "--parts=attention", f"--out={tmp_path / 'out'}")
+    run_aggregate(config)
+    (aggregated,) = rows_of(config, measure="aggregation_entropy")
+    of_blocks = [row["value"] for row in rows_of(config, measure="cls_entropy", setting="all heads")]
+    assert len(of_blocks) > 1
+    assert (aggregated["layer"], aggregated["setting"]) == (None, "all blocks")
+    assert aggregated["value"] == pytest.approx(np.mean(of_blocks), rel=1e-12)
+    assert abs(aggregated["value"] - of_blocks[-1]) > 1e-6
+
+
+def test_three_seeds_are_averaged_unless_given(tmp_path):
+    for arguments in ([], [f"--flagfile={FLAGS}"]):
+        values = flags.FlagValues()
+        define_aggregate_flags(values)
+        values(["aggregate", *arguments, "--dataset=imagefolder:x", f"--out={tmp_path}", SMALL[0]])
+        assert values.probe_seeds == 3
+
+
 @pytest.mark.slow
 def test_every_part_measures_and_they_share_one_training(objects, tmp_path, monkeypatch):
     trained = []
@@ -97,7 +119,12 @@ def test_every_part_measures_and_they_share_one_training(objects, tmp_path, monk
     assert of_two[0] == of_two[1]
     divergences = rows_of(config, measure="kl")
     assert all((row["value"] == 0) == (row["method"] == row["name"]) for row in divergences)
-    assert rows_of(config, measure="maxboxaccv2", method="cls_attention")[0]["count"] == 12
+    for method in ("cls_attention", "abmilp_1"):
+        (every,), (largest,) = (rows_of(config, measure=name, method=method) for name in ("maxboxaccv2", "largest_box"))
+        assert every["count"] == 12
+        assert every["value"] >= largest["value"]
+        of_levels = [row["value"] for row in rows_of(config, measure="maxboxacc", method=method)]
+        assert every["value"] == pytest.approx(np.mean(of_levels))
 
 
 def test_rates_and_losses_have_rows(whole):

@@ -92,6 +92,7 @@ class Made:
             if without and measure.startswith("cls"):
                 yield {"measure": measure, "count": 0, "skipped": NO_CLS}
                 continue
+            of_blocks = []
             for layer in range(self.depth):
                 deep = layer / max(self.depth - 1, 1)
                 base = {"cls_to_cls": 0.1 + 0.5 * deep, "patch_to_itself": 0.2 - 0.1 * deep}.get(
@@ -99,14 +100,17 @@ class Made:
                 )
                 of_heads = [base * self.random.uniform(0.8, 1.0) for _ in range(self.heads)]
                 what = {"measure": measure, "layer": layer, "count": self.images, "deviation": 0.2 * base}
-                yield what | {"setting": "all heads", "value": sum(of_heads) / self.heads}
+                of_blocks.append(sum(of_heads) / self.heads)
+                yield what | {"setting": "all heads", "value": of_blocks[-1]}
                 for head, value in enumerate(of_heads):
                     yield what | {"setting": "head", "level": float(head), "value": value}
-        what = {"measure": "aggregation_entropy", "layer": self.depth - 1, "count": self.images}
+            if measure == "cls_entropy":
+                aggregated = sum(of_blocks) / self.depth
+        what = {"measure": "aggregation_entropy", "count": self.images}
         if without:
             yield what | {"setting": "no [CLS]", "value": bound}
         else:
-            yield what | {"setting": "all heads", "value": 0.8 * bound, "deviation": 0.1}
+            yield what | {"setting": "all blocks", "value": aggregated, "deviation": 0.1}
 
     def scores(self, of, names):
         for name in names:
@@ -149,11 +153,11 @@ class Made:
             if of["family"] in WITHOUT_CLS and name == "cls_attention":
                 yield {"method": name, "measure": "maxboxaccv2", "count": 0, "skipped": NO_CLS}
                 continue
-            for end, more in (("", 0.0), ("_any", 0.1)):
+            for mean, by_iou, more in (("maxboxaccv2", "maxboxacc", 0.1), ("largest_box", "largest_box_iou", 0.0)):
                 shares = [self.near(self.skill(of, name) + more - 0.4 * (iou - 0.5)) for iou in (0.3, 0.5, 0.7)]
-                yield {"method": name, "measure": f"maxboxaccv2{end}", "value": sum(shares) / 3, "count": 90}
+                yield {"method": name, "measure": mean, "value": sum(shares) / 3, "count": 90}
                 for iou, value in zip((0.3, 0.5, 0.7), shares, strict=True):
-                    what = {"method": name, "measure": f"maxboxacc{end}", "setting": "iou", "level": iou}
+                    what = {"method": name, "measure": by_iou, "setting": "iou", "level": iou}
                     yield what | {"value": value, "count": 90}
 
 

@@ -165,7 +165,7 @@ def test_many_backbones_and_heads_stay_readable(tmp_path):
 def test_captions_name_the_paper_and_alternative_texts_the_numbers(whole):
     for view in whole.views.values():
         for one in view.illustrations:
-            assert "of the paper." in one.caption or one.name.endswith(("rates", "losses", "levels"))
+            assert "of the paper." in one.caption or one.name.endswith(("rates", "losses", "levels", "heads"))
             assert re.search(r"\d\.\d", one.alt), one.alt
             assert not re.search(r"\bnan\b|None|  |\.\.", one.caption + one.alt), (one.caption, one.alt)
 

@@ -48,9 +48,14 @@ def test_numbers_of_the_run_are_those_of_the_same_place():
     entropy = by_what["untrained", "entropy by central patch's attention, MAE (ViT-B)"]
     of = {"backbone": "mae_vitb16", "method": "central_patch", "measure": "weights_entropy"}
     assert (entropy.value, entropy.published) == (value(rows, **of), 4.7)
-    assert by_what["attention", "aggregation entropy, I-JEPA (ViT-H)"].published == 5.28
+    assert by_what["attention", "entropy from [CLS] to patches over all blocks, I-JEPA (ViT-H)"].published == 5.28
+    own = by_what["attention", "entropy from [CLS] to patches over all blocks, MAE (ViT-B)"]
+    of = {"backbone": "mae_vitb16", "measure": "cls_entropy", "setting": "all heads"}
+    assert own.value == pytest.approx(sum(value(rows, **of, layer=layer) for layer in range(6)) / 6)
     boxes = by_what["localisation", "MaxBoxAccV2 by [CLS] attention, MAE (ViT-B)"]
     assert (boxes.published, boxes.where) == (0.533, "Appendix Table 8")
+    of = {"backbone": "mae_vitb16", "method": "cls_attention"}
+    assert boxes.value == value(rows, **of, measure="maxboxaccv2") != value(rows, **of, measure="largest_box")
     assert "top-1 by AbMILP, CAPI (ViT-L)" in found.absent
 
 
@@ -58,6 +63,34 @@ def test_other_sizes_stand_for_the_leading_model_alone():
     _, found = compare(backbones=(("mae_vitt16", "mae", "MAE"),), parts=("probing",))
     assert {row.what.split(", ")[-1] for row in found.rows} == {"MAE (ViT-B)", "trained by SGD"}
     assert "Other weights: mae_vitt16 stands for the paper's MAE, a ViT-B." in found.caveats
+
+
+def test_simmim_is_compared_at_its_8th_block():
+    simmim = {"backbones": (("simmim_vitb16", "simmim", "SimMIM"), EXACT[0]), "parts": ("probing",)}
+    told = (
+        "Other protocol: simmim_vitb16 is probed at block 11, the paper's SimMIM at block 7, counted from 0 (add 7 to "
+        "--layers)."
+    )
+    for cells, layer in (([11], 11), ([7, 11], 7), ([7], 7)):
+        rows, found = compare(cells=[(block, "x2_raw") for block in cells], **simmim)
+        by_what = {row.what: row for row in found.rows}
+        of = {"method": "abmilp_1", "measure": "top1_best"}
+        one = by_what["top-1 by AbMILP, SimMIM (ViT-B), block 7"]
+        assert one.published == 0.628
+        assert one.value == value(rows, **of, backbone="simmim_vitb16", layer=layer)
+        other = by_what["top-1 by AbMILP, MAE (ViT-B)"]
+        assert other.value == value(rows, **of, backbone="mae_vitb16", layer=cells[-1])
+        assert (told in found.caveats) == (layer == 11)
+
+
+def test_only_weights_of_imagenet_1k_stand_for_the_supervised_vit():
+    augreg, deit = ("augreg_vitb16", "augreg", "supervised"), ("deit_vitb16", "deit", "supervised")
+    _, found = compare(backbones=(augreg,), parts=("probing",))
+    assert found.rows == ()
+    _, found = compare(backbones=(augreg, deit), parts=("probing",))
+    assert {row.backbone for row in found.rows} == {"deit_vitb16"}
+    said = "augreg_vitb16: not compared; pretrained on ImageNet-21k, the paper's supervised ViT on ImageNet-1k alone."
+    assert said in found.caveats
 
 
 def test_controls_and_several_labels_compare_to_nothing():
@@ -69,6 +102,7 @@ def test_controls_and_several_labels_compare_to_nothing():
 
 def test_what_forbids_a_reproduction_is_told():
     config = {"epochs": 3, "optimizer": "sgd", "train_share": 0.01, "tokens": ["x2"], "train_list": "one.txt"}
+    config |= {"probe_seeds": 1}
     _, found = compare(config)
     assert found.caveats[0].startswith("Not a reproduction: ")
     for wanted in (
@@ -76,6 +110,7 @@ def test_what_forbids_a_reproduction_is_told():
         "Other protocol: train_share is 0.01, the paper's 1.0.",
         "Other protocol: tokens is x2, the paper's x2_raw.",
         "Other protocol: classifiers are trained on the images of a list alone, the paper's on all.",
+        "Other protocol: probe_seeds is 1, the paper's 3.",
         "Other protocol: epochs is 3, the paper's 90 or 50 by size.",
     ):
         assert wanted in found.caveats
@@ -84,6 +119,7 @@ def test_what_forbids_a_reproduction_is_told():
 
 def test_the_same_protocol_on_as_many_images_cannot_be_told_apart():
     config = {"epochs": 0, "optimizer": "lars", "train_share": 1.0, "tokens": ["x2_raw"], "train_batch": 16384}
+    config |= {"probe_seeds": 3}
     _, found = compare(config, images=50_000, parts=("attention", "probing"))
     assert found.caveats[0].startswith("A reproduction only if what cannot be seen from here is the same")
     unseen = "Whether images and labels of imagefolder:birds are those of ImageNet-1k cannot be seen from here."

@@ -23,6 +23,7 @@ from vitprobe_jax.report.measured.paper import (
 )
 from vitprobe_jax.report.measured.rows import PartTable, Row
 from vitprobe_jax.report.paper import differing_protocol, paper_numbers
+from vitprobe_jax.report.sentences import listed
 
 MODELS = {
     "mae_vitb": Model("MAE", ("mae",), ("mae_vitb16", "mae_vitb16_decoder"), "a ViT-B"),
@@ -40,11 +41,15 @@ MODELS = {
     "maeft_vitb": Model("fine-tuned MAE", ("mae_finetuned",), ("mae_finetuned_vitb16",), "a ViT-B"),
     "supervised_vitb": Model(
         "supervised ViT",
-        ("deit", "augreg", "torchvision", "deit_distilled"),
-        ("deit_vitb16", "augreg_vitb16", "torchvision_vitb16"),
+        ("deit", "torchvision", "deit_distilled"),
+        ("deit_vitb16", "torchvision_vitb16"),
         "a ViT-B",
     ),
 }
+_BLOCKS = {"simmim_vitb": 7}
+"""Index of the block whose output the paper probes, where it is not the last: SimMIM's 8th (Section 5, footnote 5)."""
+_OTHER_DATA = ("augreg",)
+"""Supervised families that are not compared: pretrained on ImageNet-21k, the paper's on ImageNet-1k alone (A.1)."""
 _OF_ENTROPIES = {
     "mae": "mae_vitb",
     "simmim": "simmim_vitb",
@@ -77,6 +82,7 @@ _PROTOCOL = {
     "rates": (0.1,),
     "train_batch": 16384,
     "warmup_epochs": 10,
+    "probe_seeds": 3,
     "max_images": 0,
 }
 _EPOCHS = {"vits": 90, "vitb": 90, "vitl": 50, "vith": 50}
@@ -95,6 +101,7 @@ class Fact:
         method: the representation, None where there is none.
         published: the number, a share of 1 or an entropy.
         more: what else to know of the number; "" for nothing.
+        layer: index of the block that the paper probes; None for the last.
     """
 
     where: str
@@ -104,6 +111,7 @@ class Fact:
     method: str | None
     published: float
     more: str = ""
+    layer: int | None = None
 
     @property
     def words(self) -> str:
@@ -112,11 +120,12 @@ class Fact:
         what = {
             "top1_best": "top-1",
             "weights_entropy": "entropy",
-            "aggregation_entropy": "aggregation entropy",
+            "aggregation_entropy": "entropy from [CLS] to patches over all blocks",
             "maxboxaccv2": "MaxBoxAccV2",
         }[self.measure]
         by = f" by {title(self.method)}" if self.method else ""
-        return f"{what}{by}, {model.title} ({model.size.removeprefix('a ')}){self.more}"
+        block = "" if self.layer is None else f", block {self.layer}"
+        return f"{what}{by}, {model.title} ({model.size.removeprefix('a ')}){block}{self.more}"
 
 
 def facts() -> list[Fact]:
@@ -178,6 +187,7 @@ def _table_facts(table: Mapping, part: str, measure: str) -> list[Fact]:
             measure=measure,
             method=_REPRESENTATIONS[column],
             published=_share(percent),
+            layer=_BLOCKS.get(model),
         )
         for model in MODELS
         if model in table
@@ -226,10 +236,14 @@ def _untrained_facts(table: Mapping) -> list[Fact]:
 
 
 def _find(part: PartTable, fact: Fact, chosen: Mapping[str, str]) -> Row | None:
-    """The run's number of a published one; of a part on one data set."""
+    """The run's number of a published one; of a part on one data set; of the last block where the paper's is not there."""
     if fact.model not in chosen:
         return None
     equal = {} if fact.method is None else {"method": fact.method}
+    if fact.layer is not None:
+        for row in part.rows(fact.measure, layers="all", backbone=chosen[fact.model], **equal):
+            if row.layer == fact.layer:
+                return row
     layers = "every cell" if fact.part == "attention" else "last"
     rows = part.rows(fact.measure, layers=layers, backbone=chosen[fact.model], **equal)
     return rows[0] if rows else None
@@ -240,6 +254,12 @@ def _caveats(
 ) -> list[str]:
     shown = {row.backbone for row in rows}
     differing, unknown = weights_caveats(chosen, MODELS, shown)
+    larger = sorted({name for part in parts for name, family in part.trained.items() if family in _OTHER_DATA})
+    if larger:
+        unknown.append(
+            f"{listed(larger)}: not compared; pretrained on ImageNet-21k, the paper's supervised ViT on ImageNet-1k alone."
+        )
+    differing += _other_blocks(parts, chosen)
     compared = {(row.part, row.dataset) for row in rows}
     for dataset in dict.fromkeys(row.dataset for row in rows):
         counts = {
@@ -265,9 +285,25 @@ def _caveats(
     if trained and epochs and wanted != [epochs]:
         differing.append(f"Other protocol: epochs is {epochs}, the paper's {' or '.join(map(str, wanted))} by size.")
     if trained:
-        unknown.append("On which seeds the paper's numbers stand is not known.")
+        unknown.append("The paper averages 3 seeds; which ones is not known.")
     return judged(
         differing,
         unknown,
         "the paper's numbers come from ImageNet-1k, with official weights and classifiers of its own.",
     )
+
+
+def _other_blocks(parts: Sequence[PartTable], chosen: Mapping[str, str]) -> list[str]:
+    """A sentence for each model whose numbers are of another block than the paper's."""
+    sentences = {}
+    for part in parts:
+        for fact in facts():
+            if fact.part != part.part or fact.layer is None or (row := _find(part, fact, chosen)) is None:
+                continue
+            if row.layer != fact.layer:
+                sentence = (
+                    f"Other protocol: {row.backbone} is probed at block {row.layer}, the paper's "
+                    f"{MODELS[fact.model].title} at block {fact.layer}, counted from 0 (add {fact.layer} to --layers)."
+                )
+                sentences[sentence] = None
+    return list(sentences)

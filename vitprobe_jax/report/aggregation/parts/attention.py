@@ -145,7 +145,7 @@ def _flow_figure(part: PartTable, flow: _Flow, sources: Sources) -> Illustration
             "the mean over images. Entropies are those of attention to patches alone. Upper bound: the entropy of equal "
             "weights, the logarithm of the number of patches.",
             sources.looks.note,
-            "Figures 3 to 6 of the paper.",
+            "Figures 3 to 6, and 10 to 13 for ViT-S, ViT-B and ViT-L, of the paper.",
         ),
         alt=numbers_in_words(last, "In the last block"),
     )
@@ -187,7 +187,7 @@ def _heads_figure(part: PartTable, flow: _Flow, heads: Sequence[Row], sources: S
         caption=caption(
             "Each dash is the mean of one head over the held-out images.",
             sources.looks.note,
-            "Figures 10 to 13 of the paper.",
+            "Beyond the paper, which shows means over heads.",
         ),
         alt=numbers_in_words(most, "Lowest entropies"),
     )
@@ -204,10 +204,12 @@ def _last_table(flow: _Flow) -> Table:
         entries.append(Entry(backbone, numbers, backbone, untrained))
     heads = ["Aggregation entropy", "Upper bound", *FLOW.values()]
     note = (
-        "Aggregation entropy: of the weights of the patches in the representation that comes with the backbone, [CLS] or, "
-        "where there is none, the mean of the patches. Table 3 of the paper."
+        "Aggregation entropy: the entropy of [CLS] attention to the patches, averaged over all blocks, heads and images; "
+        "without [CLS], that of the mean of the patches, which is the upper bound. Table 3 of the paper. The four columns "
+        "after the bound are of the last block alone."
     )
-    return number_table("The last block", "Backbone", [Column(head, "") for head in heads], entries, note=note)
+    title = "Aggregation entropy, and the last block"
+    return number_table(title, "Backbone", [Column(head, "") for head in heads], entries, note=note)
 
 
 def _block_table(flow: _Flow) -> Table:
