@@ -1,10 +1,10 @@
 """Images made worse on purpose: blur, noise, noise in a band of frequencies (study 2, appendix A.6).
 
 Noise in a band is what Park and Kim add to find which frequencies a model leans on: x + F^-1(F(delta) * M_b), where delta
-is Gaussian noise, F the two-dimensional Fourier transform and M_b the mask of band b. Study 2 says four bands, not where
-they part nor how loud they are. Chosen here: bands are rings of equal width in the radius of the frequency, up to Nyquist's
-half cycle a pixel, the corners of the spectrum beyond it counting for the last; and the noise of every band is scaled to
-the same deviation, without which a wider ring would be a louder noise.
+is Gaussian noise of deviation 40, F the two-dimensional Fourier transform and M_b the mask of one of four bands (Section
+5.1, appendix A.6). What the mask keeps is added as it is, so a wider ring is a louder noise. Where the bands part stands in
+a figure of the paper alone. Chosen here: rings of equal width in the radius of the frequency, up to Nyquist's half cycle a
+pixel, the corners of the spectrum beyond it counting for the last.
 
 Images are uint8 RGB [H, W, 3]; levels of noise are in their units, 0..255, and lengths in their pixels.
 
@@ -30,11 +30,12 @@ CORRUPTIONS: dict[CorruptionKind, tuple[float, ...]] = {
     "noise": (10.0, 20.0, 30.0, 40.0),
     "frequency": (0.0, 1.0, 2.0, 3.0),
 }
-"""The levels of the study. It gives blur as 10 to 40 alone; taken as the deviation of the Gaussian, in pixels."""
+"""The levels of the study (Section 5.1). Blur is by kernels of 10 x 10 to 40 x 40 pixels; that all their weights are equal
+is taken from the even sizes."""
 
 NUM_BANDS = 4
-FREQUENCY_DEVIATION = 20.0
-"""Of the noise in any band, before clipping: that of the second level of plain noise, so that the two can be compared."""
+FREQUENCY_DEVIATION = 40.0
+"""Of the noise of which a band is taken (Section 5.1)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Corruption:
     """One way to make an image worse.
 
     Attributes:
-        kind: `blur`, a Gaussian; `noise`, Gaussian and independent for every pixel and channel; `frequency`, Gaussian
-            noise in one band of frequencies.
-        level: of `blur` and `noise`, their deviation, in pixels and in units of 0..255, above 0; of `frequency`, the
-            number of the band, 0 (with the mean of the image) to 3.
+        kind: `blur`, the mean of a square of pixels; `noise`, Gaussian and independent for every pixel and channel;
+            `frequency`, Gaussian noise in one band of frequencies.
+        level: of `blur`, the side of the square, whole pixels from 1 on; of `noise`, its deviation in units of 0..255, above
+            0; of `frequency`, the number of the band, 0 (with the mean of the image) to 3.
     """
 
     kind: CorruptionKind
@@ -61,6 +62,9 @@ class Corruption:
         if not 0 < self.level < np.inf and self.kind != "frequency":
             raise InputError(f"corruption: {self.kind} of level {self.level:g} is none; give a level above 0")
 
+        if self.kind == "blur" and self.level != int(self.level):
+            raise InputError(f"corruption: blur of level {self.level:g}; give a whole number of pixels")
+
     @property
     def name(self) -> str:
         """Kind and level: `blur 20`."""
@@ -73,7 +77,8 @@ def corrupt(
     """The image made worse, rounded and clipped to 0..255.
 
     Channels are blurred, and get noise, each on its own. Beyond its border a blurred image goes on with its outermost
-    pixels; the kernel ends at four deviations. Noise of one seed is the same draw at any level and in any band.
+    pixels; a square of even side 2 n reaches n pixels up and left, n - 1 down and right. Noise of one seed is the same
+    draw at any level and in any band.
 
     Args:
         image: RGB.
@@ -82,7 +87,8 @@ def corrupt(
     """
     pixels = image.astype(np.float32)
     if corruption.kind == "blur":
-        pixels = ndimage.gaussian_filter(pixels, corruption.level, mode="nearest", truncate=4.0, axes=(0, 1))
+        side = int(corruption.level)
+        pixels = ndimage.uniform_filter(pixels, size=(side, side, 1), mode="nearest")
     else:
         noise = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
         if corruption.kind == "noise":
@@ -93,15 +99,13 @@ def corrupt(
 
 
 def _band_of(noise: Float[np.ndarray, "H W 3"], band: int) -> Float[np.ndarray, "H W 3"]:
-    """What of white noise lies in the band, at the deviation of the whole; 0 where an image is too small to have any."""
+    """What of white noise lies in the band; 0 where an image is too small to have any."""
     height, width, _ = noise.shape
     spectrum = fft.rfft2(noise, axes=(0, 1))
     mask = _band_mask(height, width, band)
-    # White noise has equal power at all frequencies: of a share of them it keeps that share of its variance.
-    scale = np.sqrt(mask.size / max(1, np.count_nonzero(mask)))
     # The real transform holds half of the spectrum, which mirrors the other half, as the mask does.
     kept = spectrum * mask[:, : spectrum.shape[1], None]
-    return fft.irfft2(kept, s=(height, width), axes=(0, 1)) * np.float32(scale)
+    return fft.irfft2(kept, s=(height, width), axes=(0, 1))
 
 
 def _band_mask(height: int, width: int, band: int) -> Bool[np.ndarray, "H W"]:

@@ -23,10 +23,10 @@ RETRIEVALS: dict[TransformationKind, tuple[float, ...]] = {
     "shift": (1.0, 2.0, 3.0, 4.0),
     "rotation": (5.0, 10.0, 15.0, 20.0),
     "scale": (0.8, 0.9, 1.1, 1.2),
-    "blur": (1.0, 2.0, 3.0, 4.0),
+    "blur": CORRUPTIONS["blur"],
     "noise": CORRUPTIONS["noise"],
 }
-"""The levels of the study, which gives none for blur and noise: blur keeps to what leaves a patch distinct from the next."""
+"""The levels of the study (Section 5.2); blur and noise are those of corrupted images (Section 5.1)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Transformation:
         kind: `shift` to the right and down; `rotation` about the image's centre, anticlockwise as one sees it; `scale`
             about the centre; `blur` and `noise` as in `Corruption`; `identity`, nothing.
         level: of `shift`, pixels in each direction; of `rotation`, degrees; of `scale`, the factor; of `blur` and
-            `noise`, their deviation; unused by `identity`.
+            `noise`, as in `Corruption`; unused by `identity`.
     """
 
     kind: TransformationKind

@@ -125,7 +125,7 @@ def test_captions_name_the_paper_and_alternative_texts_the_numbers(whole):
         "patches": ["Figure 1 ", "Figure 13 ", "Figure 13 "],
         "variance": ["Figure 2 "],
         "corruptions": ["Figures 4 and 10 "] * 2,
-        "retrieval": ["Figures 5 and 6 ", "Figure 11 "],
+        "retrieval": ["Figures 5 and 11 ", "Figure 6 "],
         "tracking": ["Figures 7, 9 and 12 "],
         "reconstruction": ["Table 4 "],
         "context": ["Table 6 "],

@@ -16,7 +16,7 @@ from vitprobe_jax.report.measured.tables import Column, Table, every_cell, numbe
 from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import number
 
-KINDS = {"blur": "blur (deviation, px)", "noise": "noise (deviation)", "frequency": "frequency band"}
+KINDS = {"blur": "blur (kernel, px)", "noise": "noise (deviation)", "frequency": "frequency band"}
 CLEAN = "clean"
 _CLEAN_LEVEL = -1.0
 
@@ -69,8 +69,8 @@ def _figure(part: PartTable, method: str, scores: Sequence[Row], lost: Sequence[
         title=f"mIoU of corrupted images {told_by(method)}, and its relative drop",
         caption=caption(
             f"{draw_words(scores)}, all of them clean; {count_words(scores)}. Relative drop: the share of the clean images' "
-            "mIoU that is lost. Blur and noise: standard deviations in pixels and in grey levels of 255. Frequency bands: "
-            "noise in one of four rings of the spectrum, 0 the lowest.",
+            "mIoU that is lost. Blur: side of the square kernel in pixels. Noise: standard deviation in grey levels of 255. "
+            "Frequency bands: noise in one of four rings of the spectrum, 0 the lowest.",
             variants_note(scores),
             sources.looks.note,
             "Figures 4 and 10 of the paper.",

@@ -94,11 +94,11 @@ def _figure(part: PartTable, method: str, rows: Sequence[Row], bounds: Sequence[
         caption=caption(
             f"Shares of {max(row.count for row in rows):,} patches on annotated objects: the nearest of all original "
             f"patches is the patch itself, another one of its concept, and so on{excluded}. The first bar (=) is of "
-            "untransformed images. Shifts are in pixels along both axes, rotations in degrees, blur and noise by their "
-            "deviation.",
+            "untransformed images. Shifts are in pixels along both axes, rotations in degrees, blur by the side of its "
+            "kernel, noise by its deviation.",
             "Upper bound: the share whose counterpart can be told at all." if limits else "",
             looks.note,
-            "Figure 11 of the paper." if "other" in method else "Figures 5 and 6 of the paper.",
+            "Figure 6 of the paper." if "other" in method else "Figures 5 and 11 of the paper.",
         ),
         alt=answers.numbers_in_words(alt, f"Shares that find {LABELS[FOUND[method]]}"),
     )
