@@ -2,8 +2,8 @@
 
 Noise in a band is what Park and Kim add to find which frequencies a model leans on: x + F^-1(F(delta) * M_b), where delta
 is Gaussian noise of deviation 40, F the two-dimensional Fourier transform and M_b the mask of one of four bands (Section
-5.1, appendix A.6). What the mask keeps is added as it is, so a wider ring is a louder noise. Where the bands part stands in
-a figure of the paper alone. Chosen here: rings of equal width in the radius of the frequency, up to Nyquist's half cycle a
+5.1, appendix A.6). What the mask keeps is added as it is, so a wider ring is a louder noise. The edges of the bands appear
+only in a figure of the paper. Chosen here: rings of equal width in the radius of the frequency, up to Nyquist's half cycle a
 pixel, the corners of the spectrum beyond it counting for the last.
 
 Images are uint8 RGB [H, W, 3]; levels of noise are in their units, 0..255, and lengths in their pixels.

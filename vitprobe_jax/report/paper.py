@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from vitprobe_jax.metrics.results import METRICS
 from vitprobe_jax.report.cells import UNTRAINED
+from vitprobe_jax.report.settings import differing_protocol
 from vitprobe_jax.report.tables import (
     Summary,
     last_layer,
@@ -389,34 +390,3 @@ def _protocol_caveats(run: _Run, config: Mapping) -> tuple[list[str], list[str]]
             f"Fewer images: where a concept has no {' or '.join(map(str, sorted(scarce)))} to draw, all of its are used."
         )
     return differing, unknown
-
-
-@dataclasses.dataclass(frozen=True)
-class OneOf:
-    """A setting of a paper that can be asked for in several ways; the first one names it."""
-
-    values: tuple
-
-    def __contains__(self, value) -> bool:
-        return _text(value) in map(_text, self.values)
-
-
-def differing_protocol(config: Mapping, protocol: Mapping) -> list[str]:
-    """A sentence for each setting that is another than the paper's.
-
-    Args:
-        config: every flag as resolved; what it does not have, or has as None (a default that the backbone or the data set
-            gives), is not checked.
-        protocol: the paper's value of each setting, or a `OneOf`.
-    """
-    wanted = {name: value if isinstance(value, OneOf) else OneOf((value,)) for name, value in protocol.items()}
-    return [
-        f"Other protocol: {name} is {_text(config[name])}, the paper's {_text(own.values[0])}."
-        for name, own in wanted.items()
-        if config.get(name) is not None and config[name] not in own
-    ]
-
-
-def _text(value) -> str:
-    """A value of the configuration as a reader would write it, whether it comes from JSON or not."""
-    return ", ".join(map(str, value)) or "all" if isinstance(value, (list, tuple)) else str(value)

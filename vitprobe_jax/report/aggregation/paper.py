@@ -22,8 +22,9 @@ from vitprobe_jax.report.measured.paper import (
     weights_caveats,
 )
 from vitprobe_jax.report.measured.rows import PartTable, Row
-from vitprobe_jax.report.paper import differing_protocol, paper_numbers
+from vitprobe_jax.report.paper import paper_numbers
 from vitprobe_jax.report.sentences import listed
+from vitprobe_jax.report.settings import differing_protocol
 
 MODELS = {
     "mae_vitb": Model("MAE", ("mae",), ("mae_vitb16", "mae_vitb16_decoder"), "a ViT-B"),

@@ -22,7 +22,8 @@ from vitprobe_jax.report.measured.paper import (
     weights_caveats,
 )
 from vitprobe_jax.report.measured.rows import PartTable, Row, variant_name
-from vitprobe_jax.report.paper import OneOf, differing_protocol, paper_numbers
+from vitprobe_jax.report.paper import paper_numbers
+from vitprobe_jax.report.settings import OneOf, differing_protocol
 
 _KINDS = {"cityscapes": "Cityscapes", "ade20k": "ADE20K", "fair1m": "FAIR1M"}
 _STAND_IN = "cityscapes"
@@ -51,7 +52,7 @@ _PROTOCOL = {
 _PROTOCOL_OF_CITYSCAPES = {"tile": OneOf((0, 256)), "whole_size": (1024, 2048)}
 _DRAW = {"cityscapes": 4, "ade20k": 4, "fair1m": 8}
 """Images of each city, class or kind of tile in the training draw of all published numbers (Sections 3 and 5.1, A.4)."""
-_HELD_OUT = {"cityscapes": 10, "ade20k": 2, "fair1m": 10}
+_HELD_OUT = {"cityscapes": 10, "ade20k": 2}
 """The same of the held-out draw; FAIR1M's is not stated."""
 
 
@@ -247,19 +248,19 @@ def _kind(dataset: str) -> str:
 
 def _other_draws(parts: Sequence[PartTable], chosen: Mapping[str, str], config: Mapping) -> list[str]:
     """A sentence for each part of the comparison that is measured on another draw than the paper's."""
-    told, held_out = [], config.get("val_images_per_group")
+    told, held_out, published = [], config.get("val_images_per_group"), facts()
     for part in parts:
-        for fact in facts():
+        for fact in published:
             row = _find(part, fact, chosen) if part.part == fact.part else None
             if row is None:
                 continue
-            wanted, of_paper = _DRAW[fact.kind], _HELD_OUT[fact.kind]
+            wanted, of_paper = _DRAW[fact.kind], _HELD_OUT.get(fact.kind)
             if row.shots is not None and row.shots != wanted:
                 told.append(
                     f"Other draw: {part.part} of {part.dataset} is measured on {shots_title(row.shots)}, the paper's number "
                     f"on {wanted}."
                 )
-            if held_out is not None and held_out != of_paper:
+            if None not in (held_out, of_paper) and held_out != of_paper:
                 told.append(
                     f"Other draw: {shots_title(held_out)} of {part.dataset} are held out, in the paper {of_paper} a group."
                 )
