@@ -1,4 +1,4 @@
-"""Patches are told by their neighbours or by a linear probe, and held against the pixels that they show."""
+"""Patches are classified by their neighbours or by a linear probe, and compared with the pixels that they show."""
 
 import dataclasses
 import functools
@@ -13,10 +13,13 @@ from experiments.local.workbench import Workbench
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.segmentation import confusion, scores
 from vitprobe_jax.probes.knn import classify, nearest
-from vitprobe_jax.probes.linear import LinearConfig, LinearProbes, fit_linear, predict
+from vitprobe_jax.probes.linear import EPSILON, LinearConfig, LinearProbes, fit_linear, predict
 
 Predictions = dict[tuple[str, int], Int[np.ndarray, " Q"]]
-"""Concepts from 0 on, by (method, features left out); a method is `1-nn`, `linear`, `linear_batchnorm`."""
+"""Concepts from 0 on, by (method, features left out); a method is `1-nn`, `1-nn batchnorm` or a name of `PROBES`."""
+
+PROBES = {"linear": "minimum", "linear_gradient": "gradient", "linear_batchnorm": "batch_norm"}
+"""The kind of `LinearConfig` of every linear method."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,14 +64,24 @@ class PatchClassifier:
         """What each method and variant takes patches for."""
         told = {}
         for method in self.methods:
-            if method == "knn":
-                for dropped, keep in self.keeps.items():
-                    voted = self._by_neighbours(queries, keep)
-                    told |= {(name, dropped): concepts for name, concepts in voted.items()}
-            else:
+            if method in PROBES:
                 by_variant = zip(self.keeps, predict(self.probes(method), queries), strict=True)
                 told |= {(method, dropped): concepts for dropped, concepts in by_variant}
+                continue
+            shifts, scales = self._norms(method, queries.shape[-1])
+            for (dropped, keep), shift, scale in zip(self.keeps.items(), shifts, scales, strict=True):
+                voted = self._by_neighbours(queries, shift[None], scale[None] * keep[None])
+                suffix = " batchnorm" if method == "knn_batchnorm" else ""
+                told |= {(f"{name}{suffix}", dropped): concepts for name, concepts in voted.items()}
         return told
+
+    def _norms(self, method: str, width: int) -> tuple[Float[np.ndarray, "V D"], Float[np.ndarray, "V D"]]:
+        """What each variant's features are lessened and multiplied by: nothing, or as the BatchNorm of the linear probe."""
+        if method == "knn":
+            shape = len(self.keeps), width
+            return np.zeros(shape, np.float32), np.ones(shape, np.float32)
+        probes = self.probes("linear_batchnorm")
+        return np.asarray(probes.mean), 1 / np.sqrt(np.asarray(probes.variance) + EPSILON)
 
     def probes(self, method: str) -> LinearProbes:
         """The linear probes of all variants, in the order of `keeps`."""
@@ -83,16 +96,16 @@ class PatchClassifier:
             self.labels,
             len(self.bench.dataset.concepts),
             np.stack(list(self.keeps.values())).astype(np.float32),
-            LinearConfig(batch_norm=method == "linear_batchnorm"),
+            LinearConfig(kind=PROBES[method]),
             mesh=self.bench.mesh,
         )
 
-    def _by_neighbours(self, queries, keep) -> dict[str, Int[np.ndarray, " Q"]]:
+    def _by_neighbours(self, queries, shift, scale) -> dict[str, Int[np.ndarray, " Q"]]:
         """The votes of each of `--neighbours`; of all patches there are, where they are fewer."""
         config = self.bench.config
         found = nearest(
-            queries * keep[None],
-            self.rows * keep[None],
+            (queries - shift) * scale,
+            (self.rows - shift) * scale,
             k=min(max(config.neighbours), len(self.rows)),
             metric=config.metric,
             memory=config.knn_memory << 20,

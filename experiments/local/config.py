@@ -22,7 +22,9 @@ PARTS = (
     "scale",
 )
 TILINGS = ("tiles", "whole")
-METHODS = ("knn", "linear", "linear_batchnorm")
+METHODS = ("knn", "knn_batchnorm", "linear", "linear_gradient", "linear_batchnorm")
+FIGURE_METHODS = ("knn", "linear", "linear_batchnorm")
+"""Those of the curves of parts variance and corruptions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from experiments.local.classify import PatchClassifier, measured_rows
+from experiments.local.config import FIGURE_METHODS
 from experiments.local.workbench import Workbench
 from experiments.measuring import Measured, Part
 from vitprobe_jax.data.corruptions import CORRUPTIONS, CorruptedSplit, Corruption
@@ -20,7 +21,8 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     view = bench.view(columns["tiling"])
     train = bench.take(view, "train", cell, cells)
     keeps = {m: bench.keep(view, cell, cells, m) for m in bench.drops}
-    classifier = PatchClassifier.of(bench, train, keeps, config.methods, **columns)
+    methods = tuple(method for method in config.methods if method in FIGURE_METHODS)
+    classifier = PatchClassifier.of(bench, train, keeps, methods, **columns)
     if classifier is None:
         reason = "no training patch carries a concept"
         return Measured([bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns)])

@@ -8,6 +8,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from experiments.local.classify import PatchClassifier, measured_rows
+from experiments.local.config import FIGURE_METHODS
 from experiments.local.workbench import Workbench
 from experiments.measuring import Measured, Part
 from vitprobe_jax.features.moments import highest_variance
@@ -26,7 +27,8 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     rows = _spectrum(bench, cell, variance, columns)
     train, val = (bench.take(view, split, cell, cells) for split in ("train", "val"))
     keeps = {m: highest_variance(variance, m) for m in removed(len(variance))}
-    classifier = PatchClassifier.of(bench, train, keeps, config.methods, **columns)
+    methods = tuple(method for method in config.methods if method in FIGURE_METHODS)
+    classifier = PatchClassifier.of(bench, train, keeps, methods, **columns)
     if classifier is None:
         reason = "no training patch carries a concept"
         return Measured([*rows, bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns)])
