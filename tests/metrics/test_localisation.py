@@ -188,7 +188,7 @@ def test_the_threshold_is_one_for_all_images():
 
 def test_maps_become_images_as_in_torch():
     weights = np.random.default_rng(0).random((4, 3)).astype(np.float32)
-    enlarged = torch.nn.functional.interpolate(torch.tensor(weights)[None, None], (17, 20), mode="bilinear")[
+    enlarged = torch.nn.functional.interpolate(torch.tensor(weights)[None, None], (17, 20), mode="bicubic")[
         0, 0
     ].numpy()
     expected = (enlarged - enlarged.min()) / (enlarged.max() - enlarged.min())

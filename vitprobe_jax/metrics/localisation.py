@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from vitprobe_jax.backbones.position import linear_matrix
+from vitprobe_jax.backbones.position import cubic_matrix
 from vitprobe_jax.metrics.contours import find_contours
 
 IOUS = (0.3, 0.5, 0.7)
@@ -20,14 +20,14 @@ IOUS = (0.3, 0.5, 0.7)
 def map_to_image(weights: Float[np.ndarray, "rows columns"], size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
     """Weights of patches as scores of pixels, from 0 to 1.
 
-    Bilinear between patch centres, beyond the outermost ones constant, as PyTorch's `interpolate` with
-    `align_corners=False`; then the lowest pixel is 0 and the highest 1. Scores of a map that is the same everywhere are 0.
+    Bicubic between patch centres, as the benchmark's code enlarges maps (OpenCV's `INTER_CUBIC`, PyTorch's
+    `interpolate(mode="bicubic")`); then the lowest pixel is 0 and the highest 1. Scores of a map that is the same everywhere are 0.
 
     Args:
         weights: of the patches of an image.
         size: height and width of the image, in pixels.
     """
-    along_rows, along_columns = (linear_matrix(n, m) for n, m in zip(weights.shape, size, strict=True))
+    along_rows, along_columns = (cubic_matrix(n, m) for n, m in zip(weights.shape, size, strict=True))
     score = along_rows @ weights.astype(np.float64) @ along_columns.T
     low, high = score.min(), score.max()
     return (score - low) / (high - low) if high > low else np.zeros(size)
