@@ -21,7 +21,8 @@ def map_to_image(weights: Float[np.ndarray, "rows columns"], size: tuple[int, in
     """Weights of patches as scores of pixels, from 0 to 1.
 
     Bicubic between patch centres, as the benchmark's code enlarges maps (OpenCV's `INTER_CUBIC`, PyTorch's
-    `interpolate(mode="bicubic")`); then the lowest pixel is 0 and the highest 1. Scores of a map that is the same everywhere are 0.
+    `interpolate(mode="bicubic")`); then the lowest pixel is 0 and the highest 1. Scores of a map that is the same everywhere
+    are 0.
 
     Args:
         weights: of the patches of an image.

@@ -12,7 +12,9 @@ CLASSES, WIDTH, LOUD = 3, 8, [2, 5]
 def drawn(rng, count):
     """Classes told apart by six features; two others are thousands of times as loud and say nothing."""
     labels = rng.integers(0, CLASSES, count)
-    rows = 2.0 * np.random.default_rng(1).standard_normal((CLASSES, WIDTH))[labels] + rng.standard_normal((count, WIDTH))
+    rows = 2.0 * np.random.default_rng(1).standard_normal((CLASSES, WIDTH))[labels] + rng.standard_normal(
+        (count, WIDTH)
+    )
     rows[:, LOUD] = 5000 * rng.standard_normal((count, len(LOUD))) + 50
     return rows.astype(np.float32), labels
 
