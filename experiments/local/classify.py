@@ -49,8 +49,8 @@ class TrainingPatches:
         needed, allowed = 4 * width * int(used.sum()), bench.rows.bounds.host
         if needed > allowed:
             raise InputError(
-                f"--host_memory: {used.sum()} training patches of {bench.dataset.name} take {(needed >> 20) + 1} MiB, more than "
-                f"the {allowed >> 20} MiB that are allowed; give fewer --images_per_group, or more memory"
+                f"--host_memory: {used.sum()} training patches of {bench.dataset.name} take {(needed >> 20) + 1} MiB, more "
+                f"than the {allowed >> 20} MiB that are allowed; give fewer --images_per_group, or more memory"
             )
         rows, start = np.empty((int(used.sum()), width), np.float32), 0
         for block in bench.blocks(view, "train", cell, cells):
@@ -155,9 +155,7 @@ def classify_view(
         for key, classifier in classifiers.items():
             for variant, concepts in classifier(queries).items():
                 told[key].setdefault(variant, []).append(concepts)
-    return {
-        key: {variant: np.concatenate(parts) for variant, parts in of_key.items()} for key, of_key in told.items()
-    }
+    return {key: {variant: np.concatenate(parts) for variant, parts in of_key.items()} for key, of_key in told.items()}
 
 
 def measured_rows(

@@ -88,8 +88,8 @@ def object_features(
     needed, allowed = 4 * width * num_objects, bench.rows.bounds.host
     if needed > allowed:
         raise InputError(
-            f"--host_memory: the features of {num_objects} objects of {bench.dataset.name} take {(needed >> 20) + 1} MiB, more "
-            f"than the {allowed >> 20} MiB that are allowed; give more memory, or fewer frames by --max_images"
+            f"--host_memory: the features of {num_objects} objects of {bench.dataset.name} take {(needed >> 20) + 1} MiB, "
+            f"more than the {allowed >> 20} MiB that are allowed; give more memory, or fewer frames by --max_images"
         )
     first = np.searchsorted(owner, np.arange(len(objects.sizes) + 1))
     own = processes.share(len(objects.sizes))
@@ -143,13 +143,18 @@ class _Pooling:
     def block(self, block: Block) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n D"]]]:
         """Numbers of objects and their features."""
         for call in self._calls(block):
-            numbers = np.concatenate([np.arange(self._objects.of(f).start, self._objects.of(f).stop) for f in call.frames])
+            numbers = np.concatenate(
+                [np.arange(self._objects.of(f).start, self._objects.of(f).stop) for f in call.frames]
+            )
             if not len(numbers):
                 continue
             size = self._objects.sizes[call.frames[0]]
             images = int(self._first[call.frames[0] + 1] - self._first[call.frames[0]])
             tokens = block.rows[call.first : call.first + images * len(call.frames)]
-            yield numbers, self._pool(tokens.reshape(len(call.frames), -1, tokens.shape[-1]), size, call.frames, numbers)
+            yield (
+                numbers,
+                self._pool(tokens.reshape(len(call.frames), -1, tokens.shape[-1]), size, call.frames, numbers),
+            )
 
     def _calls(self, block: Block) -> Iterator[_Call]:
         """Consecutive frames of one size, as many as a call takes."""
@@ -157,7 +162,9 @@ class _Pooling:
         call: list[int] = []
         for frame in range(frames[0], frames[1] + 1):
             size = self._objects.sizes[frame]
-            if call and (size != self._objects.sizes[call[0]] or len(call) == self._at_once(size, block.rows.shape[-1])):
+            if call and (
+                size != self._objects.sizes[call[0]] or len(call) == self._at_once(size, block.rows.shape[-1])
+            ):
                 yield _Call(call, int(self._first[call[0]] - block.images[0]))
                 call = []
             call.append(frame)

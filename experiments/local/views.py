@@ -169,7 +169,7 @@ class ViewRows:
         return self._fitting(view, split) is not None
 
     def _fitting(self, view: View, split: Split) -> View | None:
-        """What is extracted as a whole: all splits of a view, or the one split alone; None where that does not fit either."""
+        """What is extracted as a whole: all splits of a view, or the one alone; None where that does not fit either."""
         if self.config.cache_dir is not None:
             return view
         needed = {name: shape.bytes for name, shape in self._data(view).shapes(self._backbone(view)).items()}

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,7 +94,7 @@ def test_grouped_moments_are_those_of_all_images_and_the_same_in_any_blocks_and_
         groups = []
         for process in ends:
             own = GroupedMoments(768)
-            for start, end in zip(process, process[1:], strict=False):
+            for start, end in itertools.pairwise(process):
                 own.add(np.arange(start, end), rows[start:end], left_out[start:end])
             groups.append(own.groups)
         return GroupedMoments.merged(np.concatenate(groups))

@@ -1,7 +1,7 @@
 """Objects of video frames that are matched some frames later by their features alone.
 
-The objects of all frames lie one after the other, N of F frames: those of frame f are from `starts[f]` to `starts[f + 1]`.
-`starts` has an entry (S = F + 1) more than there are frames. Nothing is padded to the fullest frame but a few pairs of frames at a time.
+The N objects of F frames lie one after the other: those of frame f are from `starts[f]` to `starts[f + 1]`, so `starts` has
+S = F + 1 entries. Nothing is padded to the fullest frame but a few pairs of frames at a time.
 """
 
 import dataclasses

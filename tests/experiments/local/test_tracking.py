@@ -5,10 +5,10 @@ import pytest
 
 from experiments.local.objects import frame_patches, object_features, read_objects
 from experiments.local.parts.tracking import measure
-from tests.data.mot17_tree import write_mot17
+from tests.data.mot_tree import write_mot
 from tests.experiments.local.pixel_bench import CELL, Frames, pixel_bench
 from vitprobe_jax.data.dataset import Annotation, Box, Dataset
-from vitprobe_jax.data.mot17 import open_mot17
+from vitprobe_jax.data.motchallenge import open_motchallenge
 from vitprobe_jax.data.tiles import tile_boxes
 from vitprobe_jax.metrics.measurements import make_measurements
 from vitprobe_jax.types import Concept
@@ -158,7 +158,8 @@ def test_frames_that_cannot_be_decoded_are_as_if_they_were_not_there(tmp_path):
 
 
 def test_people_of_an_official_tree_are_told_by_their_colours(tmp_path):
-    data = open_mot17(write_mot17(tmp_path / "tree", seed=0, num_frames=4, sequences=("MOT17-02-FRCNN",)), "mot17:tree")
+    tree = write_mot(tmp_path / "tree", seed=0, num_frames=4, sequences=("MOT17-02-FRCNN",))
+    data = open_motchallenge(tree, "mot17:tree", benchmark="MOT17")
     bench = pixel_bench(tmp_path, data, "--tiling=tiles,whole", "--tile=40", "--image_size=40", "--gaps=1,2")
     rows = measure(bench, CELL, [CELL]).rows
     for tiling in ("tiles", "whole"):
