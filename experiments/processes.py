@@ -222,6 +222,11 @@ def share(count: int) -> range:
     return range(*ends)
 
 
+def has_turn(number: int) -> bool:
+    """Whether the thing of this number is this process' own, where things are dealt to all processes in turn."""
+    return number % jax.process_count() == jax.process_index()
+
+
 def make_meshes(num_devices: int) -> tuple[Mesh, Mesh]:
     """The devices of all processes along one data axis, and those of this process alone.
 
