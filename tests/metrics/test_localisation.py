@@ -8,9 +8,9 @@ from hypothesis.extra.numpy import arrays
 from vitprobe_jax.metrics.localisation import (
     IOUS,
     best_ious,
-    best_threshold,
     box_iou,
     boxes_at,
+    count_found,
     map_to_image,
     max_box_acc,
 )
@@ -162,7 +162,7 @@ def test_maps_that_are_the_boxes_are_found():
     boxes = [(3, 2, 20, 11), (0, 0, 30, 24), (29, 23, 30, 24)]
     found = [best_ious(drawn((24, 30), box), np.array([box], float), THRESHOLDS) for box in boxes]
     for rule in zip(*found, strict=True):
-        assert max_box_acc(np.stack(rule)) == dict.fromkeys(IOUS, 1.0)
+        assert max_box_acc(count_found(np.stack(rule)), 3) == dict.fromkeys(IOUS, 1.0)
 
 
 def test_the_largest_of_two_regions_and_any_of_them():
@@ -177,11 +177,12 @@ def test_the_largest_of_two_regions_and_any_of_them():
 
 def test_the_threshold_is_one_for_all_images():
     ious = np.array([[0.2, 0.6, 0.4], [0.9, 0.5, 0.1], [0.2, 0.29, 0.3]])
-    assert max_box_acc(ious) == {0.3: 2 / 3, 0.5: 2 / 3, 0.7: 1 / 3}
-    assert best_threshold(ious, 0.5) == 1
-    assert best_threshold(ious, 0.7) == 0
+    found = count_found(ious)
+    assert found.tolist() == [[1, 2, 2], [1, 2, 0], [1, 0, 0]]
+    assert (found == count_found(ious[:1]) + count_found(ious[1:])).all()
+    assert max_box_acc(found, 3) == {0.3: 2 / 3, 0.5: 2 / 3, 0.7: 1 / 3}
     with pytest.raises(ValueError, match="one image"):
-        max_box_acc(ious[:0])
+        max_box_acc(count_found(ious[:0]), 0)
     with pytest.raises(ValueError, match="true box"):
         best_ious(np.ones((4, 4)), np.zeros((0, 4)), THRESHOLDS)
 

@@ -82,28 +82,35 @@ def best_ious(
     return box_iou(largest, truth).max(axis=1)[which], of_any[which]
 
 
-def max_box_acc(ious: Float[np.ndarray, "N T"], levels: Sequence[float] = IOUS) -> dict[float, float]:
-    """MaxBoxAcc at several overlaps: the share of images that reach each, at the threshold that is best for all images.
+def count_found(ious: Float[np.ndarray, "N T"], levels: Sequence[float] = IOUS) -> Int[np.ndarray, "L T"]:
+    """How many images reach each overlap at each threshold.
+
+    Counts of parts of the images add up to those of all: a data set never has to be held.
 
     Args:
         ious: of `best_ious`, of every image at the same thresholds.
         levels: overlaps from which a box counts as found.
+    """
+    return np.stack([np.count_nonzero(ious >= level, axis=0) for level in levels])
+
+
+def max_box_acc(found: Int[np.ndarray, "L T"], num_images: int, levels: Sequence[float] = IOUS) -> dict[float, float]:
+    """MaxBoxAcc at several overlaps: the share of images that reach each, at the threshold that is best for all images.
+
+    Args:
+        found: of `count_found`, at the same levels.
+        num_images: that were counted.
+        levels: overlaps from which a box counts as found.
 
     Returns:
         By level, 0 to 1. The mean over `IOUS` is MaxBoxAccV2, if overlaps are those of any region.
+
+    Raises:
+        ValueError: there is no image.
     """
-    return {level: float(_shares_found(ious, level).max()) for level in levels}
-
-
-def best_threshold(ious: Float[np.ndarray, "N T"], level: float) -> int:
-    """The index of the threshold at which most images reach an overlap; of equal ones the first."""
-    return int(_shares_found(ious, level).argmax())
-
-
-def _shares_found(ious: np.ndarray, level: float) -> Float[np.ndarray, " T"]:
-    if not len(ious):
+    if num_images < 1:
         raise ValueError("localisation is of one image at least")
-    return (ious >= level).mean(axis=0)
+    return {level: int(of_level.max()) / num_images for level, of_level in zip(levels, found, strict=True)}
 
 
 def box_iou(boxes: Float[np.ndarray, "n 4"], truth: Float[np.ndarray, "G 4"]) -> Float[np.ndarray, "n G"]:
