@@ -42,7 +42,14 @@ def with_scores(rows, metric, by_token):
 
 
 def test_facts_are_those_of_the_papers(shared_data):
-    assert paper_numbers() == json.loads((shared_data / "paper_numbers.json").read_text())
+    """Every value of the reference stands unchanged; there may be further ones."""
+
+    def agree(ours, reference):
+        if isinstance(reference, dict):
+            return all(name in ours and agree(ours[name], value) for name, value in reference.items())
+        return ours == reference
+
+    assert agree(paper_numbers(), json.loads((shared_data / "paper_numbers.json").read_text()))
 
 
 def test_facts_are_well_formed():
