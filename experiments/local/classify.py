@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int, Integer
 from experiments.local.workbench import Workbench
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.segmentation import confusion, scores
-from vitprobe_jax.probes.knn import classify, nearest
+from vitprobe_jax.probes.knn import nearest
 from vitprobe_jax.probes.linear import LinearConfig, LinearProbes, fit_linear, predict
+from vitprobe_jax.probes.votes import classify
 
 Predictions = dict[tuple[str, int], Int[np.ndarray, " Q"]]
 """Concepts from 0 on, by (method, features left out); a method is `1-nn`, `linear`, `linear_batchnorm`."""
