@@ -61,6 +61,27 @@ def test_the_split_depends_on_the_seed_and_on_names_alone(trees, tmp_path):
         assert names(found.splits["val"]) == names(first.splits["val"])
 
 
+def test_lists_beside_the_classes_are_the_split(trees, tmp_path):
+    """As Scale-MAE's code takes them; an image in neither is left out."""
+    folder = shutil.copytree(trees["resisc45"], tmp_path / "NWPU-RESISC45")
+    everything = [f"{name}/{name}_{i:03d}.jpg" for name in RESISC45.classes for i in range(6)]
+    train, val = everything[::2], everything[1:-1:2]
+    (folder / "train.txt").write_text("".join(f"./{name}\n" for name in train[::-1]))
+    with pytest.raises(InputError, match=r"--dataset: .*val.txt is missing beside the other list"):
+        open_dataset(f"resisc45:{folder}", seed=0)
+    (folder / "val.txt").write_text("\n".join(val))
+    dataset = open_dataset(f"resisc45:{folder}", seed=3)
+    assert (names(dataset.splits["train"]), names(dataset.splits["val"])) == (train, val)
+    for content, message in (
+        (" \n", "val.txt: is empty"),
+        ("./airplane/other.jpg", "val.txt: names airplane/other.jpg, which is no image of a class"),
+        (f"./{train[0]}", f"val.txt: names {train[0]}, which the other list has too"),
+    ):
+        (folder / "val.txt").write_text(content)
+        with pytest.raises(InputError, match=message):
+            open_dataset(f"resisc45:{folder}", seed=0)
+
+
 def test_images_have_groups_and_sizes_and_can_be_decoded(trees):
     split = pickle.loads(pickle.dumps(open_ucmerced(trees["ucmerced"], "x", seed=0).splits["val"]))
     assert isinstance(split, GroupedSplit)

@@ -3,7 +3,8 @@
 Training and held-out images are resized whole to the squares that they fill at each ground sample distance, in whole
 patches, and each held-out image is told by the vote of its nearest training images at the same distance: once by [CLS],
 once by the mean of the patches. Positions that know a distance (Scale-MAE's) are given that of the resized image. All
-images are taken to be as large as the first one, which they are in UC Merced and RESISC45.
+images are taken to be as large as the first one: in RESISC45 they are, and UC Merced's few smaller ones are resized to the
+same size first by Scale-MAE's code, too.
 
 Beside the plain votes of `--neighbours` stand those of Scale-MAE's own k-NN, whatever the flags say (`WEIGHTED`): the 20
 most similar training images by cosine, each with a vote of exp(s / 0.07). All images take part unless flags ask for a draw.

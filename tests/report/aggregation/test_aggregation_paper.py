@@ -196,7 +196,7 @@ def test_the_papers_own_settings_cannot_be_told_apart():
 CHANGES = [
     ("image_size", [96, 96], "image_size is 96, 96, the paper's 224, 224"),
     ("max_images", 100, "max_images is 100, the paper's 0"),
-    ("crop", "none", "crop is none, the paper's auto"),
+    ("crop", "none", "crop is none, the paper's family"),
     ("train_share", 0.1, "train_share is 0.1, the paper's 1.0"),
     ("train_list", "one.txt", "heads are trained on the images of --train_list alone, the paper's on all"),
     ("optimizer", "sgd", "optimizer is sgd, the paper's lars"),
@@ -243,6 +243,14 @@ def test_each_thing_of_the_table_that_differs_is_on_the_page(options, words):
     assert found.caveats[0].startswith("Not a reproduction")
     assert sum(words in caveat for caveat in found.caveats) == 1
     assert sum(caveat.startswith("Other") for caveat in found.caveats) == 1
+
+
+def test_of_another_backbone_the_flag_says_whether_its_last_block_is_compared():
+    """Its depth is not known."""
+    for layers, differs in (("last", False), ("all", False), ([2], True)):
+        _, found = compare(SETTINGS | {"layers": layers}, **MATCHING | {"backbones": (("mae_vitt16", "mae", "MAE"),)})
+        assert ("Other protocol: layers is 2, the paper's last." in found.caveats) == differs
+        assert not any("is probed at block" in caveat for caveat in found.caveats)
 
 
 def test_attention_alone_has_no_settings_of_training():

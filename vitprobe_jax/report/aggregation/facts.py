@@ -79,7 +79,7 @@ _VARIANTS = {"tanh_depth_2": "abmilp_2_tanh", "relu_depth_2": "abmilp_2_relu", "
 
 _EVALUATED = {"image_size": (224, 224), "max_images": 0}
 """Grids of 14 x 14 patches of 16 pixels, or 16 x 16 of 14, on all held-out images (B.1, C.1)."""
-_CROPPED = {"crop": OneOf(("auto", "family"))}
+_CROPPED = {"crop": OneOf(("family", "auto"))}
 """MAE's evaluation: resized and cropped (B.2). Boxes need whole images."""
 _TRAINED = {
     "tokens": ("x2_raw",),
