@@ -70,8 +70,9 @@ def make_transform(config: RunConfig, task: Rows, backbone: Backbone) -> Transfo
 
 
 def note_backbone(backbone: Backbone, task: Rows, folder: ResultsFolder) -> None:
-    """Writes down what a reader of the results must know of a backbone."""
+    """Writes down what a reader of the results must know of a backbone, and which file it was converted from."""
     spec = backbone.spec
+    folder.backbones[spec.name] = spec.source
     if spec.objective == UNTRAINED_OBJECTIVE:
         folder.note(
             f"{spec.name} is an untrained control: random weights; its numbers say what architecture alone gives"

@@ -230,7 +230,8 @@ def define_launch_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define.string(
         "dataset",
         "",
-        "What to probe: broden:DIR, imagefolder:DIR, imagenet200:DIR, cityscapes:DIR, ade20k:DIR, fair1m:DIR, tfds:NAME or "
+        "What to probe: broden:DIR, imagefolder:DIR, imagenet200:DIR, cub200:DIR, cars:DIR, pets:DIR, food101:DIR, "
+        "ucmerced:DIR, resisc45:DIR, cityscapes:DIR, ade20k:DIR, fair1m:DIR, tfds:NAME or "
         "shapes:N (procedural, N images); experiments.local and experiments.aggregate take several, by commas, the one "
         "mot16:DIR, mot17:DIR, mot20:DIR and bdd100k:DIR too, the other coco:DIR and nuswide:DIR.",
     )

@@ -31,12 +31,14 @@ class ResultsFolder:
         seed: of the run.
         stages: what was done, how long it took, at which rate; those of a stopped run that is resumed come first.
         notes: what a reader must know of the results.
+        backbones: what each backbone of the run was converted from, the name of a file.
     """
 
     path: epath.Path
     seed: int
     stages: list[dict] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    backbones: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def open(cls, config: RunConfig, inputs: dict[str, str]) -> "ResultsFolder":
@@ -135,6 +137,7 @@ class ResultsFolder:
             "devices": {"count": jax.device_count(), "platform": device.platform, "kind": device.device_kind},
             "processes": jax.process_count(),
             "seed": self.seed,
+            "backbones": self.backbones,
             "stages": self.stages,
             "notes": self.notes,
         }

@@ -10,11 +10,14 @@ from etils import epath
 from experiments.config import RunConfig, choices, define_run_flags, require, run_values
 from vitprobe_jax.backbones.config import ViTConfig
 from vitprobe_jax.features.frozen import WEIGHTS
+from vitprobe_jax.probes.head_optimizers import MOMENTA
 from vitprobe_jax.probes.pooling import Pooling, parse_pooling
 
 PARTS = ("attention", "probing", "untrained", "localisation")
 BATCHES = {"lars": 16384, "sgd": 1024}
 """Images of a step of each optimiser, unless `--train_batch` says otherwise."""
+BATCHNORM_IMAGES = 2048
+"""Images that share BatchNorm's statistics in the paper: 16,384 on 4 GPUs in two passes (Appendix B.2)."""
 EPOCHS, EPOCHS_OF_LARGE, LARGE = 90, 50, 1024
 """Epochs unless `--epochs` says otherwise, those of models from this width on (L and H), as the paper has them."""
 REFERENCE = "abmilp_1"
@@ -31,6 +34,7 @@ class AggregateConfig(RunConfig):
     parts: tuple[str, ...]
     representations: tuple[str, ...]
     optimizer: str
+    momentum: float
     rates: tuple[float, ...]
     train_batch: int
     micro_batch: int
@@ -62,6 +66,7 @@ class AggregateConfig(RunConfig):
             require(getattr(self, flag) >= 1, flag, "must be at least 1")
         for flag in ("epochs", "warmup_epochs", "examples"):
             require(getattr(self, flag) >= 0, flag, "must be 0 or more")
+        require(0 <= self.momentum < 1, "momentum", "must be at least 0 and below 1")
         require(0 < self.train_share <= 1, "train_share", "must be above 0 and at most 1, which is all")
         require(
             not (self.train_list and self.train_share < 1), "train_list", "names the images: leave --train_share out"
@@ -121,13 +126,24 @@ def define_aggregate_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "Of the heads: lars, MAE's protocol, for large sets; sgd for small ones.",
         list(BATCHES),
     )
+    number(
+        "momentum",
+        None,
+        "Momentum of the optimiser; default: 0.9 for lars, 0 for sgd, as in the paper's code. Folders of earlier versions "
+        "have 0.9 for sgd too.",
+    )
     listed("rates", ["0.1"], "Base learning rates, all trained at once; the highest is rate x images a step / 256.")
     integer(
         "train_batch",
         0,
         "Images of an optimiser step, gradients accumulated; 0 for 16384 with lars, 1024 with sgd; at most all there are.",
     )
-    integer("micro_batch", 512, "Images that pass the backbone at once and share BatchNorm's statistics.")
+    integer(
+        "micro_batch",
+        BATCHNORM_IMAGES,
+        "Images that share BatchNorm's statistics, and whose tokens are in memory together. The paper has 2048. Lower it "
+        "where memory does not suffice; results change with it.",
+    )
     integer("epochs", 0, f"Of the heads; 0 for {EPOCHS}, {EPOCHS_OF_LARGE} for widths from {LARGE} on (L and H).")
     integer("warmup_epochs", 10, "Of them, those in which the rate rises; at most half of all.")
     integer(
@@ -171,6 +187,7 @@ def aggregate_config(values: flags.FlagValues) -> AggregateConfig:
             "parts": choices("parts", values.parts, PARTS),
             "representations": tuple(name.strip() for name in values.representations),
             "train_batch": values.train_batch or BATCHES[values.optimizer],
+            "momentum": MOMENTA[values.optimizer] if values.momentum is None else values.momentum,
             "rates": tuple(sorted(_rate(text) for text in values.rates)),
             "boxes": str(epath.Path(values.boxes).expanduser()) if values.boxes else "",
         }

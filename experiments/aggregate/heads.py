@@ -115,6 +115,12 @@ class Heads:
                 rows.append(row(**said, **of_best, count=count))
         return rows
 
+    def data_row(self, part: str) -> dict:
+        """The number of classes that the heads tell apart, with the number of images that they are trained on as `count`."""
+        bench = self.bench
+        count = len(bench.drawn.labelled("train"))
+        return bench.row(part, self.cell, measure="classes", value=float(len(bench.dataset.concepts)), count=count)
+
     def loss_rows(self, part: str, names: list[str]) -> list[dict]:
         """Mean training loss by epoch, of every rate that did not diverge."""
         seeds, count = len(self.trained.config.seeds), len(self.bench.drawn.labelled("train"))

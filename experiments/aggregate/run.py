@@ -26,7 +26,8 @@ from vitprobe_jax.report.aggregation.page import write_aggregation_report
 
 _OFFERED_BY = {
     "images": "to --dataset any of photographs",
-    "labels": "to --dataset one of classes or labels: imagefolder:DIR, imagenet200:DIR, tfds:NAME, coco:DIR or nuswide:DIR",
+    "labels": "to --dataset one of classes or labels: imagefolder:DIR, imagenet200:DIR, cub200:DIR, cars:DIR, pets:DIR, "
+    "food101:DIR, tfds:NAME, coco:DIR or nuswide:DIR",
     "boxes": "--boxes=DIR with ImageNet's box XML of held-out images, each called as its image",
 }
 

@@ -1,4 +1,4 @@
-"""How an epoch is cut into optimiser steps, and these into what passes the backbone at once."""
+"""How an epoch is cut into optimiser steps, and these into micro batches, which share BatchNorm's statistics."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ class Steps:
     Attributes:
         batch: images of a step.
         count: steps; images that fill no step are left out, others in each epoch.
-        micro: images that pass the backbone at once, padding included.
+        micro: images of a micro batch, padding included.
         turns: micro batches of a step.
     """
 
@@ -30,7 +30,7 @@ class Steps:
         Args:
             images: to train on.
             step_images: of a step, as far as there are so many.
-            micro_batch: at most so many images pass the backbone at once, padding left out.
+            micro_batch: images of a micro batch at most, padding left out.
             multiple: of which a micro batch is one, with its padding.
         """
         batch = min(step_images, images)

@@ -66,6 +66,7 @@ def heads_config(bench: Workbench) -> HeadsConfig:
         multilabel=bench.dataset.multilabel,
         width=bench.backbone.spec.config.width,
         optimizer=config.optimizer,
+        momentum=config.momentum,
         steps=epochs * steps.count,
         warmup_steps=min(config.warmup_epochs, epochs // 2) * steps.count,
     )
@@ -108,8 +109,8 @@ def training_plan(bench: Workbench) -> str:
     epochs = bench.config.epochs_of(bench.backbone.spec.config)
     return (
         f"{_label(bench)}: {len(config.poolings)} representations x {len(config.rates)} rates x {len(config.seeds)} seeds, "
-        f"{epochs} epochs of {steps.images} images in {steps.count} steps of {steps.batch}; {steps.micro} images pass the "
-        "backbone at once"
+        f"{epochs} epochs of {steps.images} images in {steps.count} steps of {steps.batch}; {steps.micro} images share "
+        "BatchNorm's statistics"
     )
 
 

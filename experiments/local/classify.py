@@ -14,8 +14,9 @@ from experiments.local.workbench import Workbench
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.segmentation import confusion, scores
-from vitprobe_jax.probes.knn import classify, nearest
+from vitprobe_jax.probes.knn import nearest
 from vitprobe_jax.probes.linear import EPSILON, LinearConfig, LinearProbes, fit_linear, predict
+from vitprobe_jax.probes.votes import classify
 
 Predictions = dict[tuple[str, int], Int[np.ndarray, " Q"]]
 """Concepts from 0 on, by (method, features left out); a method is `1-nn`, `1-nn batchnorm` or a name of `PROBES`."""

@@ -11,7 +11,7 @@ from experiments.local.config import LocalConfig
 from experiments.local.parts import PARTS
 from experiments.local.parts.variance import overlap_rows
 from experiments.local.views import ViewRows
-from experiments.local.workbench import Drawn, Workbench, draw_sizes
+from experiments.local.workbench import Drawn, Workbench, draw_sizes, held_out_size
 from experiments.measuring import Part, check_names, idle_parts, measure_part
 from experiments.results_folder import ResultsFolder
 from vitprobe_jax.backbones.loading import Backbone
@@ -26,7 +26,7 @@ from vitprobe_jax.types import Split
 _OFFERED_BY = {
     "masks": "to --dataset one of cityscapes:DIR, ade20k:DIR, fair1m:DIR, broden:DIR or shapes:N",
     "tracks": "to --dataset one of mot16:DIR, mot17:DIR, mot20:DIR or bdd100k:DIR",
-    "classes": "to --dataset imagefolder:DIR",
+    "classes": "to --dataset one of ucmerced:DIR, resisc45:DIR or imagefolder:DIR",
     "images": "to --dataset any of photographs",
 }
 
@@ -55,8 +55,11 @@ def run_local(config: LocalConfig) -> epath.Path | None:
         folder.warn(text)
     paths = []
     for dataset in datasets:
-        sizes = {part.name: draw_sizes(config, dataset, part.name) for part in work[dataset.name]}
-        draws = {own: Drawn.of(config, dataset, own) for own in sorted(set(sizes.values()))}
+        sizes = {
+            part.name: (draw_sizes(config, dataset, part.name), held_out_size(config, dataset, part.name))
+            for part in work[dataset.name]
+        }
+        draws = {own: Drawn.of(config, dataset, *own) for own in sorted(set(sizes.values()))}
         for text in dict.fromkeys(text for drawn in draws.values() for text in notes_on(drawn)):
             folder.warn(text)
         for backbone in backbones:

@@ -24,18 +24,29 @@ from vitprobe_jax.features.store import Cell
 from vitprobe_jax.types import Split
 
 STUDY = "local"
+ON_ALL_IMAGES = ("scale",)
+"""Parts that take all images of a data set unless flags ask for a draw: Scale-MAE's k-NN does (its main_pretrain.py)."""
 
 
 def draw_sizes(config: LocalConfig, dataset: Dataset, part: str) -> tuple[int, ...]:
     """The sizes of the training draw for a part of the study, images a group.
 
     Those of `--images_per_group`, or else the data set's own, and in `patches`, which has the figure over sizes, those that
-    are compared, too.
+    are compared, too; all images for `ON_ALL_IMAGES`.
     """
     if config.images_per_group:
         return config.images_per_group
+    if part in ON_ALL_IMAGES:
+        return (0,)
     own = dataset.draw
     return tuple(sorted({own.train, *own.compared})) if part == "patches" else (own.train,)
+
+
+def held_out_size(config: LocalConfig, dataset: Dataset, part: str = "") -> int:
+    """Images a group of the held-out draw for a part of the study: `--val_images_per_group`, or else the data set's own."""
+    if config.val_images_per_group is not None:
+        return config.val_images_per_group
+    return 0 if part in ON_ALL_IMAGES else dataset.draw.val
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,15 +70,16 @@ class Drawn:
     val_size: int
 
     @classmethod
-    def of(cls, config: LocalConfig, dataset: Dataset, sizes: tuple[int, ...]) -> "Drawn":
+    def of(cls, config: LocalConfig, dataset: Dataset, sizes: tuple[int, ...], val_size: int | None = None) -> "Drawn":
         """Draws by the run's seed. Of frames the first ones are taken, since they belong together.
 
         Args:
             config: of the run.
             dataset: to draw from.
             sizes: of the training draw, see `draw_sizes`.
+            val_size: of the held-out draw, see `held_out_size`, which gives that of most parts unless it is given.
         """
-        val_size = dataset.draw.val if config.val_images_per_group is None else config.val_images_per_group
+        val_size = held_out_size(config, dataset) if val_size is None else val_size
         counts = {"train": sizes, "val": (val_size,)}
         draws, splits = {}, {}
         for name, split in dataset.splits.items():

@@ -12,8 +12,10 @@ from tests.data.cityscapes_tree import write_cityscapes
 from tests.data.class_tree import write_classes
 from tests.data.coco_tree import write_coco
 from tests.data.fair1m_tree import write_fair1m
+from tests.data.fine_trees import write_cars, write_cub200, write_food101, write_pets
 from tests.data.mot_tree import write_mot
 from tests.data.nuswide_tree import write_nuswide
+from tests.data.scenes_tree import write_resisc45, write_ucmerced
 from vitprobe_jax import cli
 from vitprobe_jax.errors import InputError
 
@@ -33,11 +35,17 @@ def main(argv: Sequence[str]) -> None:
         "mot17": write_mot(root / "people", seed=seed, num_frames=10, size=(240, 320)),
         "bdd100k": write_bdd100k(root / "traffic", seed=seed, num_frames=10, size=(240, 426)),
         "imagefolder": write_classes(root / "scenes", seed=seed),
+        "ucmerced": write_ucmerced(root, seed=seed),
+        "resisc45": write_resisc45(root, seed=seed),
     }
     aggregate = {
         "imagefolder": write_objects(root / "objects", seed=seed),
         "coco": write_coco(root / "things", seed=seed),
         "nuswide": write_nuswide(root / "words", seed=seed),
+        "cub200": write_cub200(root, seed=seed),
+        "cars": write_cars(root, seed=seed),
+        "pets": write_pets(root, seed=seed),
+        "food101": write_food101(root, seed=seed),
     }
     for written in (local, aggregate):
         print(",".join(f"{kind}:{folder}" for kind, folder in written.items()))

@@ -9,7 +9,7 @@ import optax
 import pytest
 import torch
 
-from vitprobe_jax.probes.head_optimizers import head_optimizer, rate_share
+from vitprobe_jax.probes.head_optimizers import MOMENTA, head_optimizer, rate_share
 
 STEPS, WARMUP, MOMENTUM = 7, 2, 0.9
 SHAPES = {"kernel": (4, 3), "bias": (3,), "zero": (2, 2)}
@@ -35,8 +35,8 @@ def mae_rate(step, peak):
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
 
 
-def train(kind, rate):
-    optimizer = head_optimizer(kind, rate, momentum=MOMENTUM, steps=STEPS, warmup_steps=WARMUP)
+def train(kind, rate, momentum=MOMENTUM):
+    optimizer = head_optimizer(kind, rate, momentum=momentum, steps=STEPS, warmup_steps=WARMUP)
     params = jax.tree.map(jnp.asarray, draw_params())
     state, seen = optimizer.init(params), []
     update = jax.jit(optimizer.update)
@@ -65,11 +65,13 @@ def test_lars_equals_numpy_steps():
     assert np.abs(seen[-1]["kernel"] - draw_params()["kernel"]).max() > 1e-3
 
 
-def test_sgd_equals_torch():
+@pytest.mark.parametrize("momentum", [MOMENTUM, MOMENTA["sgd"]])
+def test_sgd_equals_torch(momentum):
+    """Without momentum too: PyTorch's default, which the code of "Beyond [cls]" keeps."""
     peak = 0.5
     params = {name: torch.nn.Parameter(torch.from_numpy(leaf.copy())) for name, leaf in draw_params().items()}
-    optimizer = torch.optim.SGD(params.values(), lr=peak, momentum=MOMENTUM)
-    seen = train("sgd", peak)
+    optimizer = torch.optim.SGD(params.values(), lr=peak, **({"momentum": momentum} if momentum else {}))
+    seen = train("sgd", peak, momentum)
     for step, gradients in enumerate(draw_gradients()):
         optimizer.param_groups[0]["lr"] = mae_rate(step, peak)
         for name, parameter in params.items():

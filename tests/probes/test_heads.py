@@ -13,6 +13,7 @@ from torch import nn
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.frozen import ImageTokens
 from vitprobe_jax.features.table import deal, make_mesh
+from vitprobe_jax.probes import head_files, pooled_parts
 from vitprobe_jax.probes.head_files import load_heads, save_heads
 from vitprobe_jax.probes.head_training import add_micro_batch, apply_gradients, zero_gradients
 from vitprobe_jax.probes.heads import HeadsConfig, init_heads, scores, weights_of
@@ -250,6 +251,45 @@ def test_saved_heads_are_loaded_again(tmp_path):
             load_heads(path, config, ONE)
     with pytest.raises(InputError, match="nowhere"):
         load_heads(tmp_path / "nowhere", config, ONE)
+
+
+def test_files_of_earlier_versions_are_loaded(tmp_path):
+    """What a file tells of its heads, as it was before momentum and the initial scale were the paper's."""
+    config, (state, _) = (
+        make_config(["mean"], optimizer="sgd"),
+        train(make_config(["mean"], optimizer="sgd"), ONE, PLAIN),
+    )
+    described = {
+        "poolings": [{"kind": "mean", "depth": 1, "activation": "relu", "heads": 1, "weights": ""}],
+        "rates": [2.0, 16.0],
+        "seeds": [0, 1],
+        "num_classes": C,
+        "multilabel": False,
+        "width": D,
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "steps": STEPS,
+        "warmup_steps": 1,
+    }
+    assert head_files._describe(config) == described
+    path = tmp_path / "heads.safetensors"
+    save_heads(path, config, state)
+    jax.tree.map(np.testing.assert_array_equal, load_heads(path, config, ONE), state)
+
+
+@pytest.mark.parametrize("mesh", [ONE, EIGHT])
+def test_few_images_at_a_time_give_the_same(mesh, monkeypatch):
+    """Parts of two images are cut in two: only the order of sums within a part changes; float32."""
+    config, batch = make_config(["abmilp_2_tanh", "sa_abmilp"]), draw_batch(0)
+    found = []
+    for together in (64, 1):
+        monkeypatch.setattr(pooled_parts, "TOGETHER", together)
+        jax.clear_caches()
+        state = init_heads(config, mesh)
+        zero = zero_gradients(config, mesh, state)
+        found.append(add_micro_batch(config, mesh, state, zero, *deal(batch, mesh)))
+    assert_close(*found, rtol=1e-5, atol=1e-6)
+    jax.clear_caches()
 
 
 def test_batches_that_cannot_be_dealt():

@@ -1,5 +1,4 @@
 import re
-from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from tests.probes.tables import mesh_of
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.probes import knn
-from vitprobe_jax.probes.knn import classify, nearest
+from vitprobe_jax.probes.knn import nearest
 
 
 def brute_force(queries, base, k, *, metric="l2", query_groups=None, base_groups=None):
@@ -201,11 +200,3 @@ GOOD = {"queries": np.zeros((3, 4), np.float32), "base": np.zeros((5, 4), np.flo
 def test_bad_arguments(changed, words):
     with pytest.raises(InputError, match=words):
         nearest(**GOOD | changed)
-
-
-@settings(max_examples=50)
-@given(st.lists(st.lists(st.integers(0, 4), min_size=6, max_size=6), max_size=5))
-def test_votes(labels):
-    """The most common class; Counter keeps the first of equals, the nearest, first."""
-    expected = [Counter(row).most_common(1)[0][0] for row in labels]
-    assert classify(np.array(labels, int).reshape(-1, 6), 5).tolist() == expected

@@ -182,3 +182,20 @@ def test_start():
     assert np.std(params["key"]) == pytest.approx(64**-0.5, rel=0.05)
     assert np.std(params["query"]) == pytest.approx(0.02, rel=0.3)
     assert params["query"].ndim == 2  # LARS scales it.
+
+
+@pytest.mark.parametrize(("name", "shapes"), [("abmilp_3_relu", 5), ("sa_abmilp", 4)])
+def test_abmilp_starts_as_torch_layers_do(name, shapes):
+    """Uniform, with the bounds and the deviation of `nn.Linear`: the code of the paper leaves PyTorch's default."""
+    width = 64
+    params = init_pooling(jax.random.key(3), parse_pooling(name), width)
+    leaves = jax.tree.leaves(params)
+    assert len(leaves) == shapes
+    torch.manual_seed(0)
+    theirs = nn.Linear(width, width).weight.detach().numpy()
+    for leaf in leaves:
+        assert np.abs(leaf).max() <= width**-0.5
+        assert np.ptp(leaf) > 1.8 * width**-0.5
+        # Of 64 to 12,288 numbers; the smallest leaves are biases and the kernel of the logit.
+        assert np.std(leaf) == pytest.approx((3 * width) ** -0.5, rel=0.02 if leaf.size > 1000 else 0.2)
+        assert np.std(leaf) == pytest.approx(np.std(theirs), rel=0.03 if leaf.size > 1000 else 0.2)

@@ -69,3 +69,13 @@ def read_lines(path: str | Path) -> list[str]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no text in UTF-8 ({error}); restore the file") from error
+
+
+def file_sizes(root: Path, folders: set[str]) -> dict[str, int]:
+    """Bytes of every file in some folders of the root, by its path from there. Missing folders are empty."""
+    sizes = {}
+    for folder in sorted(folders):
+        if (root / folder).is_dir():
+            with os.scandir(root / folder) as entries:
+                sizes |= {f"{folder}/{entry.name}": entry.stat().st_size for entry in entries if entry.is_file()}
+    return sizes

@@ -11,7 +11,7 @@ from absl import logging
 from PIL import Image
 
 from vitprobe_jax.data.dataset import Annotation, Dataset
-from vitprobe_jax.data.files import image_file_size, read_image
+from vitprobe_jax.data.files import file_sizes, image_file_size, read_image
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import Concept, Split
 
@@ -92,7 +92,7 @@ def listed_dataset(
     """
     digest = hashlib.sha256(repr(sorted(names.items())).encode())
     for split, images in listed.items():
-        sizes = _file_sizes(folder, {os.path.dirname(image.file) for image in images})
+        sizes = file_sizes(folder, {os.path.dirname(image.file) for image in images})
         missing = [image.file for image in images if image.file not in sizes]
         if missing:
             told = f"{len(missing)} of the {len(images)} {split} images are not in {folder}, the first is {missing[0]}"
@@ -111,13 +111,3 @@ def listed_dataset(
         supercategories=supercategories,
         multilabel=True,
     )
-
-
-def _file_sizes(root: Path, folders: set[str]) -> dict[str, int]:
-    """Bytes of every file in some folders of the root, by its path from there. Missing folders are empty."""
-    sizes = {}
-    for folder in sorted(folders):
-        if (root / folder).is_dir():
-            with os.scandir(root / folder) as entries:
-                sizes |= {f"{folder}/{entry.name}": entry.stat().st_size for entry in entries if entry.is_file()}
-    return sizes

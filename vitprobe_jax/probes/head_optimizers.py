@@ -1,4 +1,4 @@
-"""LARS and SGD with momentum, and their learning rate, as MAE's linear probes have them."""
+"""LARS and SGD, and their learning rate, as MAE's linear probes have them."""
 
 from typing import Literal
 
@@ -9,6 +9,8 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 HeadOptimizer = Literal["lars", "sgd"]
+MOMENTA: dict[HeadOptimizer, float] = {"lars": 0.9, "sgd": 0.0}
+"""Momentum of each in the code of "Beyond [cls]" (gmum/beyond_cls, main_linprobe.py), which gives `torch.optim.SGD` none."""
 TRUST = 0.001
 """LARS: a step's length as a share of the parameters' own, at a learning rate of 1."""
 
@@ -41,7 +43,7 @@ def head_optimizer(
     Args:
         kind: which.
         rate: the peak.
-        momentum: share of the last step that is kept.
+        momentum: share of the last step that is kept, from 0 to below 1; `MOMENTA` has that of the paper.
         steps: of the whole training.
         warmup_steps: of them at the start (`rate_share`).
     """

@@ -39,7 +39,7 @@ class HeadsConfig:
         multilabel: whether an image may carry several classes: sigmoids then, otherwise a softmax.
         width: features of a token.
         optimizer: see `head_optimizers`.
-        momentum: of either optimiser.
+        momentum: of either optimiser, see `head_optimizers.MOMENTA`.
         steps: of the whole training.
         warmup_steps: of them at the start.
     """

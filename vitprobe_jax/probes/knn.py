@@ -140,20 +140,6 @@ def nearest(
     return Neighbours(scores[: len(queries)], indices[: len(queries)])
 
 
-def classify(neighbour_labels: Int[np.ndarray, "Q k"], num_classes: int) -> Int[np.ndarray, " Q"]:
-    """The class that most neighbours are of; of equally many votes, that whose nearest neighbour is nearest.
-
-    Args:
-        neighbour_labels: of the k neighbours of each query, nearest first.
-        num_classes: labels are from 0 to this number less one.
-    """
-    num_queries = len(neighbour_labels)
-    cells = np.arange(num_queries)[:, None] * num_classes + neighbour_labels
-    votes = np.bincount(cells.ravel(), minlength=num_queries * num_classes)[cells]
-    # The votes of each neighbour's own class; argmax takes the first of equals, the nearest.
-    return np.take_along_axis(neighbour_labels, np.argmax(votes, axis=1)[:, None], axis=1)[:, 0]
-
-
 def _check(num_rows, k, metric, query_groups, base_groups):
     if metric not in get_args(Metric):
         raise InputError(f"metric: {metric!r} is none of {', '.join(get_args(Metric))}")

@@ -5,7 +5,8 @@ those of a part are always of one shape, so its vectors and gradients hang on no
 
 Heads whose representation is folded (`Pooling.is_folded`) share their two products with the patches: all members of all of
 them are columns of one matrix, and their weights are kept for the gradient. Other trained heads go part by part and are
-computed again for the gradient: hidden layers of all patches for all members would not fit.
+computed again for the gradient, at most `TOGETHER` images at a time: hidden layers of all patches for all members would not
+fit.
 """
 
 import functools
@@ -24,6 +25,8 @@ from vitprobe_jax.features.groups import GROUPS
 from vitprobe_jax.features.table import DATA_AXIS
 from vitprobe_jax.probes.pooling import Pooling, fold, patch_logits, pool, unfold, weighted_sums
 
+TOGETHER = 64
+"""Images of a part whose hidden layers are in memory together; more where its number of images is odd times a power of 2."""
 Params = dict[str, PyTree[Float[Array, "M ..."]]]
 Vectors = dict[str, Float[Array, "q m b D"]]
 Pull = Callable[[Vectors], Params]
@@ -90,7 +93,13 @@ def pool_parts(poolings: tuple[Pooling, ...], params: Params, parts: ImageTokens
 
 
 def _pool_again(pooling: Pooling, params, parts: ImageTokens):
-    """One part after the other, of which the gradient keeps nothing."""
+    """A few images after the other, of which the gradient keeps nothing."""
+    own, count = parts.patches.shape[:2]
+    # A power of two: sums over parts are taken in pairs, and so do not depend on how many parts a device has.
+    cuts = 1
+    while count / cuts > TOGETHER and count % (2 * cuts) == 0:
+        cuts *= 2
+    few = jax.tree.map(lambda leaf: leaf.reshape(own * cuts, count // cuts, *leaf.shape[2:]), parts)
 
     def members(params, part):
         return jax.vmap(functools.partial(pool, pooling), in_axes=(0, None))(params, part)
@@ -99,10 +108,27 @@ def _pool_again(pooling: Pooling, params, parts: ImageTokens):
         return jax.vjp(lambda params: members(params, part), params)[1](cotangent)[0]
 
     def pull(cotangents):
-        by_part = jax.lax.map(lambda both: pull_part(*both), (parts, cotangents[pooling.name]))
+        of_few = _cut(cotangents[pooling.name], cuts)
+        by_part = jax.lax.map(lambda both: pull_part(*both), (few, of_few))
         return {pooling.name: jax.tree.map(_total, by_part)}
 
-    return jax.lax.map(lambda part: members(params, part), parts), pull
+    return _joined(jax.lax.map(lambda part: members(params, part), few), cuts), pull
+
+
+def _cut(parts: Float[Array, "q m b D"], cuts: int) -> Float[Array, "r m c D"]:
+    """Each part as `cuts` parts of fewer images, in order."""
+    own, members, count = parts.shape[:3]
+    return jnp.moveaxis(parts.reshape(own, members, cuts, count // cuts, -1), 2, 1).reshape(
+        own * cuts, members, count // cuts, -1
+    )
+
+
+def _joined(few: Float[Array, "r m c D"], cuts: int) -> Float[Array, "q m b D"]:
+    """The inverse of `_cut`."""
+    count, members, images = few.shape[:3]
+    return jnp.moveaxis(few.reshape(count // cuts, cuts, members, images, -1), 1, 2).reshape(
+        count // cuts, members, cuts * images, -1
+    )
 
 
 def _pool_folded(folded: tuple[Pooling, ...], params, parts: ImageTokens):

@@ -101,9 +101,12 @@ def parse_pooling(name: str) -> Pooling:
 def init_pooling(key: Key[Array, ""], pooling: Pooling, width: int) -> PyTree[Float[Array, "..."]]:
     """Parameters at the start: {} where there are none.
 
-    Matrices are LeCun-normal, biases 0, the query normal with a deviation of 0.02. The layer to the logit has no bias: it
-    would add the same to all logits, and softmax forgets it. Kernels are [inputs, outputs]; keys and values of attentive
-    probing [H, D / H, D], heads and their outputs first. The query is [1, D]: for LARS a matrix.
+    Kernels and biases of AbMILP and SA-AbMILP are uniform from -1 / sqrt(D) to 1 / sqrt(D), with a standard deviation of
+    1 / sqrt(3 D): PyTorch's default for linear layers, which the paper's code keeps (gmum/beyond_cls, abmilp.py). The scale
+    matters under LARS, whose steps are a share of it. Keys and values of attentive probing are LeCun-normal, its query
+    normal with a standard deviation of 0.02. The layer to the logit has no bias: it would add the same to all logits, and
+    the softmax removes it. Kernels are [inputs, outputs]; keys and values of attentive probing [H, D / H, D], heads and
+    their outputs first. The query is [1, D]: for LARS a matrix.
 
     Raises:
         InputError: heads do not divide the features.
@@ -115,21 +118,27 @@ def init_pooling(key: Key[Array, ""], pooling: Pooling, width: int) -> PyTree[Fl
         )
     if not pooling.is_trained:
         return {}
-    draw = jax.nn.initializers.lecun_normal()
     keys = jax.random.split(key, 3 + DEEPEST)
     if pooling.kind == "attentive":
         query = QUERY_DEVIATION * jax.random.normal(keys[0], (1, width))
         by_head = jax.nn.initializers.lecun_normal(in_axis=2, out_axis=(0, 1))
         shape = (pooling.heads, width // pooling.heads, width)
         return {"query": query, "key": by_head(keys[1], shape), "value": by_head(keys[2], shape)}
-    params = {"logit": {"kernel": draw(keys[0], (width, 1))}}
+    params = {"logit": _init_linear(keys[0], width, 1, bias=False)}
     if pooling.kind == "sa_abmilp":
-        projection = {"kernel": draw(keys[2], (width, width)), "bias": jnp.zeros(width)}
-        return params | {"qkv": {"kernel": draw(keys[1], (width, 3 * width))}, "projection": projection}
+        qkv = _init_linear(keys[1], width, 3 * width, bias=False)
+        return params | {"qkv": qkv, "projection": _init_linear(keys[2], width, width)}
     for layer in range(pooling.depth - 1):
-        kernel = draw(keys[3 + layer], (width, width))
-        params[f"hidden_{layer}"] = {"kernel": kernel, "bias": jnp.zeros(width)}
+        params[f"hidden_{layer}"] = _init_linear(keys[3 + layer], width, width)
     return params
+
+
+def _init_linear(key, inputs: int, outputs: int, *, bias: bool = True):
+    """A linear layer as `torch.nn.Linear` begins."""
+    bound = inputs**-0.5
+    of_kernel, of_bias = jax.random.split(key)
+    layer = {"kernel": jax.random.uniform(of_kernel, (inputs, outputs), minval=-bound, maxval=bound)}
+    return layer | ({"bias": jax.random.uniform(of_bias, (outputs,), minval=-bound, maxval=bound)} if bias else {})
 
 
 def pool(pooling: Pooling, params: PyTree[Float[Array, "..."]], tokens: ImageTokens) -> Float[Array, "B D"]:

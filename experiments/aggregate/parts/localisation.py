@@ -46,6 +46,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     row = functools.partial(bench.row, PART.name, cell)
     rows = [row(method=name, measure="maxboxaccv2", count=0, skipped=reason) for name, reason in reasons.items()]
     heads = Heads.of(bench, cell) if bench.drawn.has_labels else None
+    rows += [heads.data_row(PART.name)] if heads else []
     thresholds = np.linspace(0.0, 1.0, bench.config.box_thresholds, endpoint=False)
     found = {name: np.zeros((len(COUNTED), len(IOUS), len(thresholds)), np.int64) for name in names}
     num_images = 0

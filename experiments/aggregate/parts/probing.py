@@ -14,7 +14,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     The best rate is chosen by the held-out images, as linear probing does; its row says which it was.
     """
     heads, names = Heads.of(bench, cell), list(bench.config.representations)
-    return Measured([*heads.rows(PART.name, names), *heads.loss_rows(PART.name, names)])
+    return Measured([heads.data_row(PART.name), *heads.rows(PART.name, names), *heads.loss_rows(PART.name, names)])
 
 
 PART = Part("probing", "labels", measure)

@@ -29,7 +29,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     Pictures, of the first held-out images: `images` [n, H, W, 3] uint8, `names` [n], and `weights_NAME` [n, rows, columns].
     """
     heads = Heads.of(bench, cell)
-    rows = heads.rows(PART.name, list(NAMES))
+    rows = [heads.data_row(PART.name), *heads.rows(PART.name, list(NAMES))]
     fit = [name for name in NAMES if bench.unfit(parse_pooling(name)) is None]
     given = [name for name in fit if name in WEIGHTS]
     compared, pictures, count = _Compared(len(fit)), {}, 0

@@ -3,25 +3,31 @@
 Training and held-out images are resized whole to the squares that they fill at each ground sample distance, in whole
 patches, and each held-out image is told by the vote of its nearest training images at the same distance: once by [CLS],
 once by the mean of the patches. Positions that know a distance (Scale-MAE's) are given that of the resized image. All
-images are taken to be as large as the first one, which they are in UC Merced and RESISC45.
+images are taken to be as large as the first one: in RESISC45 they are, and UC Merced's few smaller ones are resized to the
+same size first by Scale-MAE's code, too.
+
+Beside the plain votes of `--neighbours` stand those of Scale-MAE's own k-NN, whatever the flags say (`WEIGHTED`): the 20
+most similar training images by cosine, each with a vote of exp(s / 0.07). All images take part unless flags ask for a draw.
 
 The features that variants leave out are those of highest variance over the patches of the training images at their own
 scale: the same for [CLS] and the mean and for all distances, and chosen as in the other parts.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
-from experiments.local.classify import PatchClassifier, features_without
+from experiments.local.classify import PatchClassifier, Predictions, features_without
 from experiments.local.views import View
 from experiments.local.workbench import Workbench
 from experiments.measuring import Measured, Part
 from vitprobe_jax.data.dataset import image_size
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.store import Cell
+from vitprobe_jax.probes.knn import nearest
+from vitprobe_jax.probes.votes import classify_weighted
 from vitprobe_jax.types import Split
 
 FACTORS = (1.0, 2.0, 4.0)
@@ -30,10 +36,13 @@ SMALLEST = 2
 """Patches along a side: of a single one there is no mean to compare with [CLS]."""
 POOLS = ("class", "mean")
 """The rows of a view of pools, in their order."""
+NEIGHBOURS = 20
+WEIGHTED = f"{NEIGHBOURS}-nn weighted"
+"""The method of Scale-MAE's code (bair-climate-initiative/scale-mae, mae/eval/knn.py; `--knn` in mae/main_pretrain.py)."""
 
 
 def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
-    """Accuracy at every distance for both pools, every variant and number of neighbours.
+    """Accuracy at every distance for both pools, every variant and number of neighbours, and by weighted votes (`WEIGHTED`).
 
     `name` is `class` for [CLS], `mean` for the mean of the patches. Held-out images of classes without a training image
     take no part; each such class has a skipped row.
@@ -61,8 +70,10 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
             if reason:
                 rows.append(bench.row(PART.name, cell, name=name, count=0, skipped=reason, **columns))
                 continue
-            classifier = PatchClassifier(bench, pools["train"][train, pool], labels["train"][train], keeps, ("knn",))
-            for (method, dropped), told in classifier(pools["val"][known, pool]).items():
+            base, queries = pools["train"][train, pool], pools["val"][known, pool]
+            classifier = PatchClassifier(bench, base, labels["train"][train], keeps, ("knn",))
+            found = classifier(queries) | weighted_votes(bench, base, labels["train"][train], keeps, queries)
+            for (method, dropped), told in found.items():
                 value = float(np.mean(told == labels["val"][known]))
                 what = {"method": method, **features_without(dropped), "name": name, "count": int(known.sum())}
                 rows.append(bench.row(PART.name, cell, value=value, **what, **columns))
@@ -72,6 +83,29 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
         reason = "no training image shows it"
         rows.append(bench.row(PART.name, cell, measure="accuracy", count=0, skipped=reason, **what))
     return Measured(rows)
+
+
+def weighted_votes(
+    bench: Workbench,
+    base: Float[np.ndarray, "N D"],
+    labels: Int[np.ndarray, " N"],
+    keeps: Mapping[int, Bool[np.ndarray, " D"]],
+    queries: Float[np.ndarray, "Q D"],
+) -> Predictions:
+    """What `WEIGHTED` takes images for, with the features of each variant; of fewer training images all vote."""
+    told = {}
+    for dropped, keep in keeps.items():
+        found = nearest(
+            queries * keep[None],
+            base * keep[None],
+            k=min(NEIGHBOURS, len(base)),
+            metric="cosine",
+            memory=bench.config.knn_memory << 20,
+            mesh=bench.mesh,
+        )
+        num_classes = len(bench.dataset.concepts)
+        told[WEIGHTED, dropped] = classify_weighted(labels[found.indices], found.scores, num_classes)
+    return told
 
 
 def native_gsd(bench: Workbench) -> float:

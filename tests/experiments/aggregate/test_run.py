@@ -22,6 +22,8 @@ from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.frozen import WEIGHTS
 from vitprobe_jax.metrics.measurements import MEASUREMENTS
 from vitprobe_jax.metrics.results import read_table
+from vitprobe_jax.report.aggregation.facts import facts
+from vitprobe_jax.report.settings import differing_protocol
 
 SMALL = (
     "--backbones=untrained_dino_tiny",
@@ -90,12 +92,25 @@ def test_aggregation_entropy_is_the_mean_over_all_blocks(objects, tmp_path, with
     assert abs(aggregated["value"] - of_blocks[-1]) > 1e-6
 
 
-def test_three_seeds_are_averaged_unless_given(tmp_path):
-    for arguments in ([], [f"--flagfile={FLAGS}"]):
+@pytest.mark.parametrize("arguments", [(), (f"--flagfile={FLAGS}",)])
+def test_defaults_are_every_setting_that_the_paper_states(tmp_path, arguments):
+    """Three seeds, 2,048 images a BatchNorm and all else; SA-AbMILP alone was trained by SGD, without momentum."""
+    for optimizer, methods in (("lars", {"mean", "abmilp_1", "attentive_12"}), ("sgd", {"sa_abmilp"})):
         values = flags.FlagValues()
         define_aggregate_flags(values)
-        values(["aggregate", *arguments, "--dataset=imagefolder:x", f"--out={tmp_path}", SMALL[0]])
-        assert values.probe_seeds == 3
+        given = ["--dataset=imagefolder:x", f"--out={tmp_path}", SMALL[0], f"--optimizer={optimizer}"]
+        values(["aggregate", *arguments, *given])
+        resolved = json.loads(json.dumps(aggregate_config(values).resolved()))
+        own = [fact for fact in facts() if fact.part == "probing" and fact.method in methods]
+        assert {fact.method for fact in own} == methods
+        for fact in own:
+            assert fact.protocol.keys() <= resolved.keys()
+            assert differing_protocol(resolved, fact.protocol) == []
+
+
+def test_momentum_is_a_flag():
+    assert make_config("--dataset=imagefolder:x", "--out=o").momentum == 0
+    assert make_config("--dataset=imagefolder:x", "--out=o", "--momentum=0.9").momentum == 0.9
 
 
 @pytest.mark.slow
@@ -128,6 +143,9 @@ def test_every_part_measures_and_they_share_one_training(objects, tmp_path, monk
 
 
 def test_rates_and_losses_have_rows(whole):
+    (classes,) = rows_of(whole, measure="classes")
+    dataset = open_dataset(whole.dataset, seed=0)
+    assert (classes["value"], classes["count"]) == (len(dataset.concepts), len(dataset.splits["train"]))
     assert len(rows_of(whole, measure="top1")) == 2 * 2
     assert len(rows_of(whole, measure="loss")) == 2 * 2 * 3
     for method in ("mean", "abmilp_1"):
@@ -196,7 +214,7 @@ def test_several_labels_an_image_are_scored_by_precision(tmp_path):
     things = write_coco(tmp_path / "things", seed=0)
     config = make_config(f"--dataset=coco:{things}", *FEW, f"--out={tmp_path / 'out'}", "--epochs=1")
     run_aggregate(config)
-    assert {row["measure"] for row in rows_of(config)} == {"map", "map_best", "loss"}
+    assert {row["measure"] for row in rows_of(config)} == {"classes", "map", "map_best", "loss"}
     assert all(0 <= row["value"] <= 1 for row in rows_of(config, measure="map"))
 
 
@@ -283,6 +301,7 @@ def test_held_out_images_that_are_all_damaged_are_reasons_not_errors(tmp_path):
         (("--rates=0",), "--rates: must be numbers above 0"),
         (("--epochs=-1",), "--epochs: must be 0 or more"),
         (("--micro_batch=0",), "--micro_batch: must be at least 1"),
+        (("--momentum=1",), "--momentum: must be at least 0 and below 1"),
         (("--train_share=0",), "--train_share: must be above 0"),
         (("--train_share=0.5", "--train_list=one.txt"), "--train_list: names the images"),
         (("--train_list=nowhere.txt",), "nowhere.txt"),

@@ -9,7 +9,7 @@ from absl import flags
 from experiments.local import run as runs
 from experiments.local.config import PARTS, define_local_flags, local_config
 from experiments.local.run import run_local
-from experiments.local.workbench import draw_sizes
+from experiments.local.workbench import draw_sizes, held_out_size
 from tests.data.cityscapes_tree import write_cityscapes
 from tests.data.class_tree import write_classes
 from tests.data.mot_tree import write_mot
@@ -173,6 +173,7 @@ def test_without_flags_each_part_has_the_papers_draw(streets, tmp_path, without_
         (Dataset("a", (), {}, True, ""), "patches", (2, 4, 8)),
         (Dataset("a", (), {}, True, ""), "context", (4,)),
         (Dataset("a", (), {}, True, "", draw=FewShotDraw(8, 10, ())), "patches", (8,)),
+        (Dataset("a", (), {}, True, ""), "scale", (0,)),
     ],
 )
 def test_sizes_of_the_draw_are_the_data_sets_or_those_of_the_flag(tmp_path, dataset, part, sizes):
@@ -182,6 +183,8 @@ def test_sizes_of_the_draw_are_the_data_sets_or_those_of_the_flag(tmp_path, data
     config = local_config(values)
     assert draw_sizes(config, dataset, part) == sizes
     assert draw_sizes(dataclasses.replace(config, images_per_group=(1, 3)), dataset, part) == (1, 3)
+    assert held_out_size(config, dataset, part) == (0 if part == "scale" else 10)
+    assert held_out_size(dataclasses.replace(config, val_images_per_group=5), dataset, part) == 5
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_loud_features_ruin_the_mean_and_are_left_out_by_name(tmp_path):
         (row["level"], row["method"], row["name"], row["dropped"]): row for row in rows if row["skipped"] is None
     }
     assert measured.keys() == set(
-        itertools.product((0.5, 1.0, 2.0), ("1-nn", "3-nn"), ("class", "mean"), (0, len(NOISE)))
+        itertools.product((0.5, 1.0, 2.0), ("1-nn", "3-nn", "20-nn weighted"), ("class", "mean"), (0, len(NOISE)))
     )
     for (_, _, name, dropped), row in measured.items():
         # Nine of the fifteen held-out images are of classes that training images show.
@@ -103,7 +103,35 @@ def test_a_model_without_cls_has_a_mean_only(tmp_path):
     backbone = dataclasses.replace(BACKBONE, spec=dataclasses.replace(BACKBONE.spec, config=config))
     rows = rows_of(bench_of(tmp_path, "--drop_features=3", "--gsds=1", backbone=backbone))
     assert [row["skipped"] for row in rows if row["name"] == "class"] == ["it has no [CLS] token"]
-    assert [row["value"] for row in rows if row["name"] == "mean"] == [1]
+    assert [row["value"] for row in rows if row["name"] == "mean"] == [1, 1]
+
+
+def test_weighted_votes_are_scale_maes_whatever_the_flags(tmp_path):
+    """20 neighbours by cosine, each with a vote of exp(s / 0.07), in plain NumPy."""
+    rng = np.random.default_rng(5)
+    labels = {"train": rng.integers(1, 5, 60), "val": rng.integers(1, 5, 40)}
+    codes = rng.normal(size=(5, WIDTH))
+    rows = {split: codes[own] + rng.normal(scale=1.8, size=(len(own), WIDTH)) for split, own in labels.items()}
+    rows = {split: own * rng.uniform(0.2, 5, (len(own), 1)) for split, own in rows.items()}
+
+    def planted(view, split):
+        of_split = rows[split].astype(np.float32)
+        return np.stack([of_split, of_split], axis=1) if view.rows == "pools" else of_split[:, None]
+
+    blank = np.zeros((24, 24, 3), np.uint8)
+    splits = [Painted((blank,) * len(own), labels=tuple(own.tolist())) for own in labels.values()]
+    flags = ("--drop_features=0", "--gsds=1", "--native_gsd=1", "--neighbours=1", "--metric=l2")
+    found = rows_of(make_bench(tmp_path, painted(*splits, NAMES), BACKBONE, *flags, planted=planted))
+    train, val = (own / np.linalg.norm(own, axis=1, keepdims=True) for own in rows.values())
+    cosines = val @ train.T
+    told = []
+    for of_one in cosines:
+        nearest = np.argsort(-of_one)[:20]
+        votes = [np.exp(of_one[nearest] / 0.07)[labels["train"][nearest] == k].sum() for k in range(5)]
+        told.append(int(np.argmax(votes)))
+    own = {row["method"]: row["value"] for row in found if row["name"] == "class"}
+    assert own["20-nn weighted"] == pytest.approx(np.mean(told == labels["val"]))
+    assert own["20-nn weighted"] != own["1-nn"]
 
 
 @pytest.fixture(scope="module")

@@ -55,11 +55,14 @@ class Made:
         cells=((5, "x2_raw"),),
         measure="top1",
         images=400,
+        classes=10,
+        train_images=1000,
         seed=0,
     ):
         self.parts, self.backbones, self.datasets, self.representations = parts, backbones, datasets, representations
         self.rates, self.epochs, self.seeds, self.depth, self.heads = rates, epochs, seeds, depth, heads
         self.grid, self.cells, self.measure, self.images, self.seed = grid, cells, measure, images, seed
+        self.classes, self.train_images = classes, train_images
 
     def rows(self) -> list[dict]:
         self.random, found = random.Random(self.seed), []
@@ -70,7 +73,11 @@ class Made:
                     of |= {"objective": objective, "part": part}
                     cells = [(None, None)] if part == "attention" else self.cells
                     for layer, token in cells:
-                        found += [of | {"layer": layer, "token": token} | row for row in getattr(self, part)(of)]
+                        of_cell = of | {"layer": layer, "token": token}
+                        found += [of_cell | row for row in getattr(self, part)(of)]
+                        if part != "attention":
+                            what = {"measure": "classes", "value": float(self.classes), "count": self.train_images}
+                            found.append(of_cell | what)
         return found
 
     def near(self, value, spread=0.01):

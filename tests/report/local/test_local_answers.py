@@ -140,3 +140,20 @@ def test_names_with_braces_are_only_names():
     view = LOCAL.parts["variance"].view(LOCAL.tables(table)[0], LOCAL.sources(table, "."))
     assert "a {0} {b}" in view.answer.sentences[0]
     assert view.answer.sentences[-1].endswith("the median in a {0} {b}.")
+
+
+def test_part_scale_is_led_by_the_votes_of_scale_mae(tmp_path):
+    """Where they were measured: the paper's figure has them."""
+    rows = Made(parts=("scale",)).rows()
+    weighted = [row | {"method": "20-nn weighted", "value": row["value"] / 2} for row in rows if row.get("value")]
+    for given, titles in ((rows, ["1-NN"]), (rows + weighted, ["1-NN", "20-NN weighted"])):
+        table = make_measurements(given)
+        (part,) = LOCAL.tables(table)
+        view = LOCAL.parts["scale"].view(part, LOCAL.sources(table, tmp_path))
+        assert all(
+            sentence.startswith(f"Over all distances, by {titles[-1]} of ") for sentence in view.answer.sentences
+        )
+        assert f"accuracy by {titles[-1]} of" in view.answer.what
+        (figure,) = view.illustrations
+        assert ("weight of exp(s / 0.07)" in figure.caption) == (len(titles) > 1)
+        assert figure.caption.startswith(" and ".join(titles))

@@ -22,6 +22,7 @@ def test_every_printed_number_is_a_fact_once():
     expected = sum(value is not None for name in ("dino", "mae200", "simmim") for value in printed["patch_miou"][name])
     # The other models; removal; whole images of Table 5; context; overlap; failed matches.
     expected += 3 * 4 + 3 + 4 + 4 * 4 + 2 + 1
+    expected += 2  # bus at two layers
     assert len(facts()) == len({fact.words for fact in facts()}) == expected
 
 
@@ -84,15 +85,60 @@ def test_controls_never_stand_for_a_model():
     assert len(found.absent) == sum(fact.part == "patches" for fact in facts())
 
 
+def test_the_supervised_vit_is_that_of_torchvision_alone():
+    """A.1, footnote 1."""
+    others = (("deit_vitb16", "deit", "supervised (DeiT)"), ("augreg_vitb16", "augreg", "supervised (AugReg)"))
+    _, found = compare(backbones=others, parts=("patches",))
+    assert found.rows == ()
+    own = ("torchvision_vitb16", "torchvision", "supervised (torchvision)")
+    _, found = compare(backbones=(*others, own), parts=("patches",))
+    assert {row.backbone for row in found.rows} == {"torchvision_vitb16"}
+    told = "augreg_vitb16 and deit_vitb16: not compared; the paper's supervised ViT is torchvision's vit_b_16."
+    assert told in found.caveats
+
+
+def test_bus_is_compared_at_its_layers():
+    """The 9th and 12th of 12 (Section 6), which are blocks 8 and 11 counted from 0."""
+    dinov2 = (("dinov2_vitb14", "dinov2", "DINOv2"),)
+    concepts = ((1, "road", "class"), (2, "bus", "class"), (3, "sky", "class"))
+    options = {"backbones": dinov2, "parts": ("layers",), "datasets": ("cityscapes:streets",), "concepts": concepts}
+    rows, found = compare(**options, depth=12, shots=(4,))
+    values = {row.what: (row.where, row.published, row.value) for row in found.rows}
+    assert len(values) == 2
+    for layer, published in ((9, 0.059), (12, 0.729)):
+        of = ("iou", "bus", layer - 1, 0)
+        own = [r["value"] for r in rows if (r["measure"], r.get("name"), r["layer"], r.get("dropped")) == of]
+        what = f"IoU of bus by 1-NN at block {layer - 1} (layer {layer} of the paper), dinov2, Cityscapes"
+        assert values[what] == ("section 6, Fig. 3", published, *own)
+
+
+def test_the_papers_contradiction_is_told_beside_its_context():
+    _, found = compare(parts=("context",))
+    (told,) = (caveat for caveat in found.caveats if "contradicts itself" in caveat)
+    assert "Section 6 prints mean R2 of 0.676, 0.672, 0.666, 0.55 (" in told
+    assert "its Table 6, compared here, 0.6754, 0.671, 0.651, 0.55." in told
+    _, found = compare(parts=("patches",))
+    assert not any("contradicts itself" in caveat for caveat in found.caveats)
+
+
+def test_the_file_of_a_backbone_is_the_official_one():
+    for file, differs in (("mae_pretrain_vit_base.pth", False), ("", False), ("mae.pth", True)):
+        _, found = compare({"backbone_files": {"mae_vitb16": file}}, parts=("patches",))
+        told = [
+            caveat for caveat in found.caveats if caveat.startswith("Other file: mae_vitb16 was converted from mae.pth")
+        ]
+        assert len(told) == differs
+
+
 def test_other_backbones_data_and_protocol_are_told():
-    backbones = (("dino_vits16", "dino", "DINO"), ("deit_vits16", "deit", "supervised (DeiT)"))
+    backbones = (("dino_vits16", "dino", "DINO"), ("torchvision_vitl16", "torchvision", "supervised (torchvision)"))
     config = {"max_images": 40, "metric": "cosine", "images_per_group": [1], "tile": 0}
     _, found = compare(config, backbones=backbones, datasets=("shapes:40",), parts=("patches",))
     assert found.caveats[0].startswith("Not a reproduction: ")
     for wanted in (
         "Other data: shapes:40 is set beside the paper's Cityscapes.",
         "Other weights: dino_vits16 stands for the paper's DINO, taken to be a ViT-B.",
-        "Other weights: deit_vits16 stands for the paper's supervised ViT, taken to be a ViT-B.",
+        "Other weights: torchvision_vitl16 stands for the paper's supervised ViT, taken to be a ViT-B.",
         "Other protocol: max_images is 40, the paper's 0.",
         "Other protocol: metric is cosine, the paper's l2.",
     ):

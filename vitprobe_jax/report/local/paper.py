@@ -23,6 +23,7 @@ from vitprobe_jax.report.measured.paper import (
 )
 from vitprobe_jax.report.measured.rows import PartTable, Row, variant_name
 from vitprobe_jax.report.paper import paper_numbers
+from vitprobe_jax.report.sentences import listed
 from vitprobe_jax.report.settings import OneOf, differing_protocol
 
 _KINDS = {"cityscapes": "Cityscapes", "ade20k": "ADE20K", "fair1m": "FAIR1M", "bdd100k": "BDD100K"}
@@ -30,17 +31,15 @@ _STAND_IN = "cityscapes"
 """What data sets of kinds that the paper does not have are held against."""
 _CLASSES = {"cityscapes": 19, "ade20k": 150}
 MODELS = {
-    "supervised": Model(
-        "supervised ViT",
-        ("deit", "augreg", "torchvision", "deit_distilled"),
-        ("deit_vitb16", "augreg_vitb16", "torchvision_vitb16"),
-    ),
+    "supervised": Model("supervised ViT", ("torchvision",), ("torchvision_vitb16",)),
     "dino": Model("DINO", ("dino",), ("dino_vitb16",)),
     "dinov2": Model("DINOv2", ("dinov2",), ("dinov2_vitb14",)),
     "mae": Model("MAE", ("mae",), ("mae_vitb16", "mae_vitb16_decoder")),
     "simmim": Model("SimMIM", ("simmim",), ("simmim_vitb16",)),
 }
 """The paper's models, taken to be ViT-Bs, with 768 features."""
+_OTHER_SUPERVISED = ("deit", "deit_distilled", "augreg")
+"""Supervised families that are not compared: the paper's is torchvision's vit_b_16 (A.1, footnote 1)."""
 _PROTOCOL = {
     "max_images": 0,
     "metric": "l2",
@@ -71,6 +70,7 @@ class Fact:
         columns: what the columns of the run's row are, beside these.
         published: the number.
         other_kind: of a number about two data sets, the kind of the second one.
+        layer: index of the block that the number is of; None for the last.
     """
 
     where: str
@@ -83,6 +83,7 @@ class Fact:
     columns: Mapping[str, str]
     published: float
     other_kind: str | None = None
+    layer: int | None = None
 
     @property
     def words(self) -> str:
@@ -101,6 +102,7 @@ def facts() -> list[Fact]:
         *_context_facts(numbers["global_context_r2"]),
         *_overlap_facts(numbers["top200_overlap"]),
         _failure_fact(numbers["failed_matches_of_the_right_category"]),
+        *_layer_facts(numbers["layer_iou"]),
     ]
     return each_once(found)  # Table 5 prints some of Table 2 again
 
@@ -220,6 +222,24 @@ def _failure_fact(table: Mapping) -> Fact:
     )
 
 
+def _layer_facts(table: Mapping) -> list[Fact]:
+    return [
+        Fact(
+            where=table["where"],
+            part="layers",
+            kind="cityscapes",
+            model="dinov2",
+            features="all",
+            dropped=0,
+            what=f"IoU of bus by 1-NN at block {layer - 1} (layer {layer} of the paper)",
+            columns={"measure": "iou", "method": "1-nn", "name": "bus"},
+            published=published,
+            layer=layer - 1,  # The paper counts from 1: its 12th layer is the last.
+        )
+        for layer, published in zip(table["layers"], table["dinov2_bus"], strict=True)
+    ]
+
+
 def _miou(part: str, where: str, kind: str, model: str, method: str, tiling: str, published: float) -> Fact:
     dropped = 200 if model == "mae200" else 0
     # Section 4: MAE's linear probes are behind BatchNorm, those of the others are not.
@@ -247,10 +267,13 @@ def _find(part: PartTable, fact: Fact, chosen: Mapping[str, str]) -> Row | None:
         return None
     measure = fact.columns["measure"]
     rest = {name: value for name, value in fact.columns.items() if name != "measure"}
+    layers = "last" if fact.layer is None else "all"
     rows = [
         row
-        for row in part.rows(measure, backbone=chosen[fact.model], dropped=fact.dropped, **rest)
-        if row.features == fact.features and (fact.other_kind is None or _kind(row.name or "") == fact.other_kind)
+        for row in part.rows(measure, layers=layers, backbone=chosen[fact.model], dropped=fact.dropped, **rest)
+        if fact.layer in (None, row.layer)
+        and row.features == fact.features
+        and (fact.other_kind is None or _kind(row.name or "") == fact.other_kind)
     ]
     own = [row for row in rows if row.shots == _DRAW.get(fact.kind)]
     rows = own or [row for row in rows if row.shots == largest_draw(rows)]
@@ -282,6 +305,16 @@ def _other_draws(parts: Sequence[PartTable], chosen: Mapping[str, str], config: 
     return list(dict.fromkeys(told))
 
 
+def _other_means(numbers: Mapping) -> str:
+    """Where the paper contradicts itself: the means of its text and of its table."""
+    text, table = numbers["global_context_r2_text"], numbers["global_context_r2"]
+    printed = [", ".join(f"{value:g}" for value in source["mean"]) for source in (text, table)]
+    return (
+        f"The paper contradicts itself: {text['where'].capitalize()} prints mean R2 of {printed[0]} (all features, without "
+        f"the top 200, only 200 at random, only the top 200), its {table['where']}, compared here, {printed[1]}."
+    )
+
+
 def _caveats(
     parts: Sequence[PartTable], chosen: Mapping[str, str], rows: Sequence[PaperRow], config: Mapping
 ) -> list[str]:
@@ -300,7 +333,11 @@ def _caveats(
             unknown.append(
                 f"Whether images and annotations of {dataset} are those of {_KINDS[kind]} cannot be seen from here."
             )
-    other_weights, unseen_weights = weights_caveats(chosen, MODELS, {row.backbone for row in rows})
+    shown, files = {row.backbone for row in rows}, config.get("backbone_files") or {}
+    other_weights, unseen_weights = weights_caveats(chosen, MODELS, shown, files)
+    others = sorted({name for part in parts for name, family in part.trained.items() if family in _OTHER_SUPERVISED})
+    if others:
+        unknown.append(f"{listed(others)}: not compared; the paper's supervised ViT is torchvision's vit_b_16.")
     differing += other_weights
     unknown += unseen_weights
     differing += differing_protocol(config, _PROTOCOL)
@@ -313,4 +350,6 @@ def _caveats(
             "At which gap the paper counts failed matches is not stated; those of all gaps are counted here."
         )
     unknown.append("How the paper's linear probes are trained is not known.")
+    if any(row.part == "context" for row in rows):
+        unknown.append(_other_means(paper_numbers()["local"]))
     return judged(differing, unknown, "the paper's numbers come from its own draws of images, with official weights.")

@@ -28,7 +28,8 @@ class Study:
         parts: by their names, in the page's order.
         deciding: measures that backbones are ranked by, see `Looks.of`.
         token: that is shown where several were measured.
-        compare: sets published numbers beside those of a run, by its parts and its configuration.
+        compare: sets published numbers beside those of a run, by its parts and its configuration, to which
+            `backbone_files` is added: the file that each backbone was converted from.
         template: of the page, by its path among the report's; it extends `measured/page.html.j2`.
         method_title: what methods are called where numbers are skipped; None where the reason never hangs on the method.
     """
@@ -84,7 +85,7 @@ def write_study(folder: epath.PathLike, study: Study) -> epath.Path:
     """
     (results,) = read_results([folder], MEASUREMENTS)
     parts = study.tables(results.table)
-    paper = study.compare(parts, results.config)
+    paper = study.compare(parts, {**results.config, "backbone_files": results.run.get("backbones") or {}})
     sections = _sections(study, parts, paper, study.sources(results.table, folder), results.label)
     pictures = [picture for section in sections for picture in section.pictures]
     return write_page(folder, _render(study, results, sections, paper), pictures)

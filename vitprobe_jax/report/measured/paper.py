@@ -6,8 +6,10 @@ backbone of the same family and size; never a control.
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol, TypeVar, runtime_checkable
 
+from vitprobe_jax.backbones.families import FAMILIES
 from vitprobe_jax.report.measured.rows import PartTable, Row
 from vitprobe_jax.report.paper import paper_numbers
 
@@ -49,6 +51,7 @@ class Model:
         names: what a backbone is called that may have the paper's weights.
         size: of the model, as the end of a sentence.
         leads: whether backbones of these families that are no other model's stand for it too.
+        unpublished: whether the paper's weights are its authors' own, which nobody else has.
     """
 
     title: str
@@ -56,6 +59,7 @@ class Model:
     names: tuple[str, ...]
     size: str = "taken to be a ViT-B"
     leads: bool = True
+    unpublished: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,19 +171,47 @@ def stand_ins(parts: Sequence[PartTable], models: Mapping[str, Model]) -> dict[s
 
 
 def weights_caveats(
-    chosen: Mapping[str, str], models: Mapping[str, Model], shown: Collection[str]
+    chosen: Mapping[str, str],
+    models: Mapping[str, Model],
+    shown: Collection[str],
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[str], list[str]]:
-    """What differs in weights, and what of them cannot be seen; of the stand-ins `chosen` that are shown."""
+    """What differs in weights, and what of them cannot be seen; of the stand-ins `chosen` that are shown.
+
+    Args:
+        chosen: the backbone for each model, by the model's key.
+        models: of the paper.
+        shown: backbones with compared numbers.
+        files: name of the file that each backbone was converted from, by the backbone's; "" or none where it is not known.
+    """
     differing, unknown = [], []
     for key, backbone in chosen.items():
-        model = models[key]
+        model, file = models[key], files.get(backbone)
         if backbone not in shown:
             continue
-        if backbone in model.names:
-            unknown.append(f"Whether {backbone} holds the paper's weights of {model.title} cannot be seen from here.")
-        else:
+        official = official_file(backbone)
+        if backbone not in model.names:
             differing.append(f"Other weights: {backbone} stands for the paper's {model.title}, {model.size}.")
+        elif model.unpublished:
+            differing.append(
+                f"Other weights: {backbone} stands for the paper's {model.title}, {model.size} that its authors trained."
+            )
+        elif file and official and file != official:
+            differing.append(
+                f"Other file: {backbone} was converted from {file}, the official file of {model.title} is {official}."
+            )
+        else:
+            unknown.append(f"Whether {backbone} holds the paper's weights of {model.title} cannot be seen from here.")
     return differing, unknown
+
+
+def official_file(backbone: str) -> str:
+    """The name of the file that a backbone called FAMILY_ARCH is published as; "" where there is none of this name."""
+    for name, family in FAMILIES.items():
+        arch = family.archs.get(backbone.removeprefix(f"{name}_")) if backbone.startswith(f"{name}_") else None
+        if arch is not None:
+            return arch.file
+    return ""
 
 
 def judged(differing: Sequence[str], unknown: Sequence[str], source: str) -> list[str]:
