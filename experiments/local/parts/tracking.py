@@ -161,4 +161,4 @@ def _rows(
     ]
 
 
-PART = Part("tracking", "tracks", measure)
+PART = Part("tracking", "tracks", measure, splits=("val",))

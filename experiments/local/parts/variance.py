@@ -24,17 +24,21 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     view = bench.view(columns["tiling"])
     variance = bench.variance(view, cell, cells)
     rows = _spectrum(bench, cell, variance, columns)
-    train, val = (bench.take(view, split, cell, cells) for split in ("train", "val"))
+    train = bench.take(view, "train", cell, cells)
     keeps = {m: highest_variance(variance, m) for m in removed(len(variance))}
     classifier = PatchClassifier.of(bench, train, keeps, config.methods, **columns)
     if classifier is None:
         reason = "no training patch carries a concept"
         return Measured([*rows, bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns)])
-    counts = bench.counts(columns["tiling"], "val").counts
-    told = classifier(val.reshape(-1, val.shape[-1]))
-    rows += measured_rows(
-        bench, PART.name, cell, told, counts.reshape(-1, counts.shape[-1]), setting="removed", **columns
-    )
+    if "val" in view.splits:
+        val, counts = bench.take(view, "val", cell, cells), bench.counts(columns["tiling"], "val").counts
+        told = classifier(val.reshape(-1, val.shape[-1]))
+        rows += measured_rows(
+            bench, PART.name, cell, told, counts.reshape(-1, counts.shape[-1]), setting="removed", **columns
+        )
+    else:
+        reason = "the data set has no held-out images"
+        rows.append(bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, setting="removed", **columns))
     probed = PatchClassifier(bench, classifier.rows, classifier.labels, {0: np.ones(len(variance), bool)}, ())
     running = np.asarray(probed.probes("linear_batchnorm").variance[0])
     for m in filter(None, bench.drops):
@@ -106,4 +110,4 @@ def _spectrum(bench: Workbench, cell: Cell, variance: Float[np.ndarray, " D"], c
     ]
 
 
-PART = Part("variance", "masks", measure)
+PART = Part("variance", "masks", measure, splits=("train",))
