@@ -25,7 +25,7 @@ def statistics_tables(rows: Sequence[Row]) -> list[Table]:
     grids = sorted({int(row.level) for row in rows})
     places = [("pixels", grids[0]), *(("patches", grid) for grid in grids)]
     published = _published(rows[0].dataset)
-    values = {place: round(value) for place, value in values_by(rows, "measure", "level", "name").items()}
+    values = values_by(rows, "measure", "level", "name")
     kinds = {row.name: row.setting or _NO_OBJECT for row in rows}
     columns = []
     for measure, grid in places:
@@ -41,7 +41,7 @@ def statistics_tables(rows: Sequence[Row]) -> list[Table]:
             printed = published.get(_column(measure, grid))
             if printed is not None:
                 known = [printed.get(name) for name in names]
-                numbers.append(None if None in known else sum(known))
+                numbers.append(None if None in known else float(sum(known)))
         return Entry(label, numbers, group=kinds[names[0]], label_is_name=False)
 
     entries = []
