@@ -127,8 +127,12 @@ def original_patches(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Ori
     used = own_patches(bench, tiling)
     used[bench.rows.left_out(view, split)] = False
     number = np.where(used, np.cumsum(used).reshape(used.shape) - 1, -1)
-    owner, supers = bench.owner(tiling, split), super_categories(bench.dataset)
-    return Originals(view, split, owner, number, rows[used], concepts[used], supers)
+    rows = rows.reshape(-1, rows.shape[-1])
+    # A copy only where it leaves something out.
+    rows = rows if used.all() else rows[used.reshape(-1)]
+    return Originals(
+        view, split, bench.owner(tiling, split), number, rows, concepts[used], super_categories(bench.dataset)
+    )
 
 
 def own_patches(bench: Workbench, tiling: str) -> Bool[np.ndarray, "I P"]:
@@ -207,22 +211,37 @@ def search(
 def query_rows(
     bench: Workbench, originals: Originals, queries: Queries, cell: Cell, cells: Sequence[Cell]
 ) -> Iterator[tuple[slice, Float[np.ndarray, "q D"]]]:
-    """Features of the queries, a block of images at a time, each block with the slice of the queries that it has.
+    """Features of the queries in parts, each with the slice of the queries that it has.
 
-    A block holds at most 1 / `BLOCK_SHARE` of `--host_memory`, or a single image.
+    Transformed images are taken a block at a time, and a part is handed on when it is as large as a block: either takes
+    1 / `BLOCK_SHARE` of `--host_memory`, or has a single image.
     """
     if queries.transformation.kind == "identity":
         yield slice(None), originals.rows[originals.number[queries.image, queries.patch]]
         return
+    block_bytes = memory_bounds(bench.config).host // BLOCK_SHARE
+    start, parts = 0, []
+    for images, rows in _blocks(bench, originals, queries, block_bytes, cell, cells):
+        end = int(np.searchsorted(queries.image, images[-1], side="right"))
+        chosen = slice(start + sum(map(len, parts)), end)
+        parts.append(rows[np.searchsorted(images, queries.image[chosen]), queries.patch[chosen]])
+        del rows
+        if sum(part.nbytes for part in parts) >= block_bytes or end == len(queries.image):
+            yield slice(start, end), np.concatenate(parts)
+            start, parts = end, []
+
+
+def _blocks(
+    bench: Workbench, originals: Originals, queries: Queries, block_bytes: int, cell: Cell, cells: Sequence[Cell]
+) -> Iterator[tuple[Int[np.ndarray, " i"], Float[np.ndarray, "i P D"]]]:
+    """The transformed images that have queries, ascending, with the rows of their patches."""
     images = np.unique(queries.image)
     image_bytes = originals.number.shape[1] * originals.rows.shape[1] * originals.rows.itemsize
-    at_once = max(1, memory_bounds(bench.config).host // BLOCK_SHARE // image_bytes)
+    at_once = max(1, block_bytes // image_bytes)
     for start in range(0, len(images), at_once):
         block = images[start : start + at_once]
         view = transformed(bench, originals.view, block, queries.transformation)
-        rows = bench.take(view, originals.split, cell, cells)
-        chosen = slice(*np.searchsorted(queries.image, [block[0], block[-1] + 1]).tolist())
-        yield chosen, rows[np.searchsorted(block, queries.image[chosen]), queries.patch[chosen]]
+        yield block, bench.take(view, originals.split, cell, cells)
 
 
 def transformed(bench: Workbench, view: View, images: Int[np.ndarray, " n"], transformation: Transformation) -> View:

@@ -158,15 +158,16 @@ def test_blocks_of_images_give_what_all_at_once_give(tmp_path, monkeypatch):
         taken.append(len(view.splits[split]))
         return pixels(view, split)
 
+    # Of 1 MiB: all images, room for the rows of one image, which two of them fill with queries, and none.
+    flags = *WHOLE, "--transformations=noise,rotation", "--host_memory=1"
     tables = []
-    for name, share in (("all", 1), ("blocks", 1 << 40)):
+    for share in (1, (1 << 20) // (36 * WIDTH * 4), 1 << 40):
         monkeypatch.setattr(retrieval, "BLOCK_SHARE", share)
         taken.clear()
-        val = dataset(pictures((24, 24), 3))
-        bench = pixel_bench(tmp_path / name, val, *WHOLE, "--transformations=noise,rotation", planted=counted)
+        bench = pixel_bench(tmp_path / str(share), dataset(pictures((24, 24), 3)), *flags, planted=counted)
         tables.append((measure(bench, CELL, [CELL]).rows, max(taken[1:])))
-    assert tables[0][0] == tables[1][0]
-    assert [most for _, most in tables] == [3, 1]
+    assert tables[0][0] == tables[1][0] == tables[2][0]
+    assert [most for _, most in tables] == [3, 1, 1]
 
 
 def test_training_tiles_are_searched_where_the_data_set_says_so(tmp_path):
