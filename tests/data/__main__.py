@@ -12,7 +12,7 @@ from tests.data.cityscapes_tree import write_cityscapes
 from tests.data.class_tree import write_classes
 from tests.data.coco_tree import write_coco
 from tests.data.fair1m_tree import write_fair1m
-from tests.data.mot17_tree import write_mot17
+from tests.data.mot_tree import write_mot
 from tests.data.nuswide_tree import write_nuswide
 from vitprobe_jax import cli
 from vitprobe_jax.errors import InputError
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
         "cityscapes": write_cityscapes(root / "streets", size=(256, 512), seed=seed),
         "ade20k": write_ade20k(root / "rooms", seed=seed),
         "fair1m": write_fair1m(root / "aerial", seed=seed, num_images=4, size=(448, 448)),
-        "mot17": write_mot17(root / "people", seed=seed, num_frames=10, size=(240, 320)),
+        "mot17": write_mot(root / "people", seed=seed, num_frames=10, size=(240, 320)),
         "bdd100k": write_bdd100k(root / "traffic", seed=seed, num_frames=10, size=(240, 426)),
         "imagefolder": write_classes(root / "scenes", seed=seed),
     }

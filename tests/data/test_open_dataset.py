@@ -48,7 +48,8 @@ def test_shapes_need_no_file():
         (
             "",
             r"no known kind; give one of ade20k:DIR, bdd100k:DIR, broden:DIR, cityscapes:DIR, coco:DIR, fair1m:DIR, "
-            r"imagefolder:DIR, imagenet200:DIR, mot17:DIR, nuswide:DIR, shapes:N, tfds:NAME\[@DATA_DIR\]",
+            r"imagefolder:DIR, imagenet200:DIR, mot16:DIR, mot17:DIR, mot20:DIR, nuswide:DIR, shapes:N, "
+            r"tfds:NAME\[@DATA_DIR\]",
         ),
         ("imagenet:/data", "no known kind"),
         ("/data/broden", "no known kind"),

@@ -76,10 +76,9 @@ def overlap(a, b):
     return len(one & two) / len(one | two)
 
 
-@settings(max_examples=40, deadline=None)
-@given(arrays(float, (7, 9), elements=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.7, 1.0])), st.permutations(THRESHOLDS))
-def test_boxes_and_overlaps_are_those_of_a_flood_fill(score, thresholds):
-    thresholds, truth = np.array(thresholds), [(1, 0, 4, 3), (3, 2, 9, 7)]
+def check_by_flood_fill(score, thresholds):
+    height, width = score.shape
+    truth = [(0, 0, width // 2 + 1, height // 3 + 1), (width // 3, height // 4, width, height)]
     largest, every = boxes_at(score, thresholds)
     of_largest, of_any = best_ious(score, np.array(truth, float), thresholds)
     levels = np.floor(score * 255)
@@ -91,6 +90,22 @@ def test_boxes_and_overlaps_are_those_of_a_flood_fill(score, thresholds):
         assert sorted(map(tuple, every[t])) == sorted(boxes)
         assert of_largest[t] == pytest.approx(max(overlap(first, box) for box in truth))
         assert of_any[t] == pytest.approx(max(overlap(own, box) for own in boxes for box in truth))
+
+
+SIZES = st.tuples(st.integers(1, 8), st.integers(1, 10))
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(float, SIZES, elements=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.7, 1.0])), st.permutations(THRESHOLDS))
+def test_boxes_and_overlaps_are_those_of_a_flood_fill(score, thresholds):
+    check_by_flood_fill(score, np.array(thresholds))
+
+
+@pytest.mark.parametrize("power", [1, 3])
+def test_boxes_of_smooth_maps_are_those_of_a_flood_fill(power):
+    """Islands in lakes, saddles and flat borders, as maps of attention have them."""
+    weights = np.random.default_rng(power).random((7, 6)) ** power
+    check_by_flood_fill(map_to_image(weights, (42, 48)), np.linspace(0, 1, 12, endpoint=False))
 
 
 def benchmark_boxes(score, step=0.2):
@@ -173,7 +188,7 @@ def test_the_threshold_is_one_for_all_images():
 
 def test_maps_become_images_as_in_torch():
     weights = np.random.default_rng(0).random((4, 3)).astype(np.float32)
-    enlarged = torch.nn.functional.interpolate(torch.tensor(weights)[None, None], (17, 20), mode="bilinear")[
+    enlarged = torch.nn.functional.interpolate(torch.tensor(weights)[None, None], (17, 20), mode="bicubic")[
         0, 0
     ].numpy()
     expected = (enlarged - enlarged.min()) / (enlarged.max() - enlarged.min())

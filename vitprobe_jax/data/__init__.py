@@ -12,7 +12,7 @@ from vitprobe_jax.data.dataset import Dataset
 from vitprobe_jax.data.fair1m import open_fair1m
 from vitprobe_jax.data.imagefolder import open_imagefolder
 from vitprobe_jax.data.imagenet200 import open_imagenet200
-from vitprobe_jax.data.mot17 import open_mot17
+from vitprobe_jax.data.motchallenge import open_motchallenge
 from vitprobe_jax.data.nuswide import open_nuswide
 from vitprobe_jax.errors import InputError
 
@@ -21,9 +21,10 @@ def open_dataset(spec: str, *, seed: int) -> Dataset:
     """Opens what `--dataset` names: `KIND:ARGUMENT`.
 
     `ade20k:DIR`, `bdd100k:DIR`, `broden:DIR`, `cityscapes:DIR`, `coco:DIR`, `fair1m:DIR`, `imagefolder:DIR`,
-    `imagenet200:DIR`, `mot17:DIR`, `nuswide:DIR`, `shapes:N` and `tfds:NAME[@DATA_DIR]`. Results call a folder by its last
-    name alone, and a data set of tfds by its name and version, so that moving the data changes no table. Data sets of tracks
-    (bdd100k, mot17) have no split `train`; those of many labels an image (coco, nuswide) are `Dataset.multilabel`.
+    `imagenet200:DIR`, `mot16:DIR`, `mot17:DIR`, `mot20:DIR`, `nuswide:DIR`, `shapes:N` and `tfds:NAME[@DATA_DIR]`. Results
+    call a folder by its last name alone, and a data set of tfds by its name and version, so that moving the data changes no
+    table. Data sets of tracks (bdd100k, mot16, mot17, mot20) have no split `train`; those of many labels an image (coco,
+    nuswide) are `Dataset.multilabel`.
 
     Args:
         spec: as given to `--dataset`.
@@ -46,6 +47,11 @@ def open_dataset(spec: str, *, seed: int) -> Dataset:
 
 def _folder_name(folder: str) -> str:
     return os.path.basename(os.path.abspath(os.path.expanduser(folder)))
+
+
+def _open_mot(benchmark: str) -> Callable[[str, int], Dataset]:
+    kind = benchmark.lower()
+    return lambda folder, seed: open_motchallenge(folder, f"{kind}:{_folder_name(folder)}", benchmark=benchmark)
 
 
 def _open_tfds(argument: str, seed: int) -> Dataset:
@@ -73,7 +79,9 @@ _KINDS: dict[str, Callable[[str, int], Dataset]] = {
     "fair1m": lambda folder, seed: open_fair1m(folder, f"fair1m:{_folder_name(folder)}"),
     "imagefolder": lambda folder, seed: open_imagefolder(folder, f"imagefolder:{_folder_name(folder)}"),
     "imagenet200": lambda folder, seed: open_imagenet200(folder, f"imagenet200:{_folder_name(folder)}", seed=seed),
-    "mot17": lambda folder, seed: open_mot17(folder, f"mot17:{_folder_name(folder)}"),
+    "mot16": _open_mot("MOT16"),
+    "mot17": _open_mot("MOT17"),
+    "mot20": _open_mot("MOT20"),
     "nuswide": lambda folder, seed: open_nuswide(folder, f"nuswide:{_folder_name(folder)}"),
     "shapes": _open_shapes,
     "tfds": _open_tfds,
@@ -87,7 +95,9 @@ _USAGE = {
     "fair1m": "fair1m:DIR",
     "imagefolder": "imagefolder:DIR",
     "imagenet200": "imagenet200:DIR",
+    "mot16": "mot16:DIR",
     "mot17": "mot17:DIR",
+    "mot20": "mot20:DIR",
     "nuswide": "nuswide:DIR",
     "shapes": "shapes:N",
     "tfds": "tfds:NAME[@DATA_DIR]",

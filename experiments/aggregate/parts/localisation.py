@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float
 
+from experiments import processes
 from experiments.aggregate.config import REFERENCE
 from experiments.aggregate.heads import Heads
 from experiments.aggregate.stream import Placed, fetched
@@ -46,7 +47,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     rows = [row(method=name, measure="maxboxaccv2", count=0, skipped=reason) for name, reason in reasons.items()]
     heads = Heads.of(bench, cell) if bench.drawn.has_labels else None
     thresholds = np.linspace(0.0, 1.0, bench.config.box_thresholds, endpoint=False)
-    ious: dict[str, list[Float[np.ndarray, "2 T"]]] = {name: [] for name in names}
+    ious, scored = {name: [np.zeros((0, 2, len(thresholds)))] for name in names}, [np.zeros(0, np.int64)]
     pictures = _Pictures(bench, truth)
 
     def overlaps(weights: Float[np.ndarray, "rows columns"], index: int) -> Float[np.ndarray, "2 T"]:
@@ -60,17 +61,26 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
             for name in names:
                 weights = tokens.weights[name] if name == ATTENTION else heads.weights(name, tokens)
                 maps[name] = fetched(weights)[placed.valid].reshape(-1, *bench.grid)
-                ious[name] += pool.map(overlaps, maps[name], placed.indices[placed.valid].tolist())
+            # Every process scores its share of each batch.
+            indices = placed.indices[placed.valid]
+            own = processes.share(len(indices))
+            mine = indices[own.start : own.stop]
+            scored.append(mine)
+            for name in names:
+                of_images = list(pool.map(overlaps, maps[name][own.start : own.stop], mine.tolist()))
+                ious[name].append(np.array(of_images).reshape(-1, 2, len(thresholds)))
             pictures.add(placed, maps)
+    # By image, as one process comes to them.
+    order = np.argsort(processes.gathered(np.concatenate(scored)), kind="stable")
     best = {}
-    for name, of_images in ious.items():
-        if not of_images:
+    for name, parts in ious.items():
+        by_image = processes.gathered(np.concatenate(parts))[order]
+        if not len(by_image):
             rows.append(row(method=name, measure="maxboxaccv2", count=0, skipped=NO_IMAGE))
             continue
-        by_image = np.stack(of_images)
         for which, (mean, by_overlap) in enumerate(COUNTED):
             found = max_box_acc(by_image[:, which])
-            said = functools.partial(row, method=name, count=len(of_images))
+            said = functools.partial(row, method=name, count=len(by_image))
             rows.append(said(measure=mean, value=float(np.mean(list(found.values())))))
             rows += [said(measure=by_overlap, setting="iou", level=iou, value=found[iou]) for iou in IOUS]
         best[name] = thresholds[best_threshold(by_image[:, 0], 0.5)]
