@@ -273,6 +273,24 @@ class Workbench:
             return self._with_moments(blocks, (view.key, cell))
         return blocks
 
+    def check_room(self, count: int, what: str) -> None:
+        """Makes sure that rows which are needed at once fit `--host_memory`.
+
+        Args:
+            count: of rows.
+            what: they are, in words.
+
+        Raises:
+            InputError: they do not.
+        """
+        needed, allowed = 4 * self.backbone.spec.config.width * count, self.rows.bounds.host
+        if needed > allowed:
+            raise InputError(
+                f"--host_memory: {count} {what} of {self.dataset.name} take {(needed >> 20) + 1} MiB, more than the "
+                f"{allowed >> 20} MiB that are allowed; give fewer --images_per_group or --val_images_per_group, or more "
+                "memory"
+            )
+
     def keep(self, view: View, cell: Cell, cells: Sequence[Cell], dropped: int) -> Bool[np.ndarray, " D"]:
         """Which features a variant keeps: all but those of highest variance over the patches of the training draw."""
         if not dropped:

@@ -18,7 +18,6 @@ from experiments.local.classify import features_without
 from experiments.local.views import View
 from experiments.local.workbench import Workbench
 from experiments.measuring import Measured, Part
-from experiments.plan import memory_bounds
 from vitprobe_jax.data.dataset import Dataset, ImageSubset
 from vitprobe_jax.data.tiles import patch_of_pixels
 from vitprobe_jax.data.transformations import RETRIEVALS, Transformation, TransformedSplit, patches_before
@@ -32,8 +31,6 @@ METHODS = {"1-nn": False, "1-nn other images": True}
 
 BACKGROUND = "background"
 """What shows no concept, in `statistics`."""
-BLOCK_SHARE = 8
-"""Blocks of transformed images of which the rows fill `--host_memory`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,19 +117,26 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
 
 
 def original_patches(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Originals:
-    """The patches of the images that are searched, without those of images that cannot be decoded."""
+    """The patches of the images that are searched, without those of images that cannot be decoded; read block by block.
+
+    Raises:
+        InputError: they do not fit `--host_memory`: the search needs all of them at once.
+    """
     tiling, split = bench.config.tiling[0], bench.dataset.retrieval_split
-    view, concepts = bench.view(tiling), bench.concepts(tiling, split, Transformation("identity"))
-    rows = bench.take(view, split, cell, cells)
+    view = bench.view(tiling)
+    bench.rows.check(view)  # Before minutes are spent on counting labels.
     used = own_patches(bench, tiling)
-    used[bench.rows.left_out(view, split)] = False
+    bench.check_room(int(used.sum()), "patches that are searched")
+    rows, start = np.empty((int(used.sum()), bench.backbone.spec.config.width), np.float32), 0
+    for block in bench.blocks(view, split, cell, cells):
+        used[block.images[block.left_out]] = False
+        chosen = block.rows[used[block.images]]
+        rows[start : start + len(chosen)] = chosen
+        start += len(chosen)
     number = np.where(used, np.cumsum(used).reshape(used.shape) - 1, -1)
-    rows = rows.reshape(-1, rows.shape[-1])
-    # A copy only where it leaves something out.
-    rows = rows if used.all() else rows[used.reshape(-1)]
-    return Originals(
-        view, split, bench.owner(tiling, split), number, rows, concepts[used], super_categories(bench.dataset)
-    )
+    concepts = bench.concepts(tiling, split, Transformation("identity"))[used]
+    owner, supers = bench.owner(tiling, split), super_categories(bench.dataset)
+    return Originals(view, split, owner, number, rows[:start], concepts, supers)
 
 
 def own_patches(bench: Workbench, tiling: str) -> Bool[np.ndarray, "I P"]:
@@ -213,35 +217,21 @@ def query_rows(
 ) -> Iterator[tuple[slice, Float[np.ndarray, "q D"]]]:
     """Features of the queries in parts, each with the slice of the queries that it has.
 
-    Transformed images are taken a block at a time, and a part is handed on when it is as large as a block: either takes
-    1 / `BLOCK_SHARE` of `--host_memory`, or has a single image.
+    Transformed images are read block by block; a part has the queries of as many blocks as make it as large as a block.
     """
     if queries.transformation.kind == "identity":
         yield slice(None), originals.rows[originals.number[queries.image, queries.patch]]
         return
-    block_bytes = memory_bounds(bench.config).host // BLOCK_SHARE
-    start, parts = 0, []
-    for images, rows in _blocks(bench, originals, queries, block_bytes, cell, cells):
-        end = int(np.searchsorted(queries.image, images[-1], side="right"))
-        chosen = slice(start + sum(map(len, parts)), end)
-        parts.append(rows[np.searchsorted(images, queries.image[chosen]), queries.patch[chosen]])
-        del rows
-        if sum(part.nbytes for part in parts) >= block_bytes or end == len(queries.image):
+    images = np.unique(queries.image)
+    view = transformed(bench, originals.view, images, queries.transformation)
+    start, end, parts = 0, 0, []
+    for block in bench.blocks(view, originals.split, cell, cells):
+        first, end = end, int(np.searchsorted(queries.image, images[block.images[-1]], side="right"))
+        own = slice(first, end)
+        parts.append(block.rows[np.searchsorted(images[block.images], queries.image[own]), queries.patch[own]])
+        if sum(part.nbytes for part in parts) >= bench.rows.block_bytes or end == len(queries.image):
             yield slice(start, end), np.concatenate(parts)
             start, parts = end, []
-
-
-def _blocks(
-    bench: Workbench, originals: Originals, queries: Queries, block_bytes: int, cell: Cell, cells: Sequence[Cell]
-) -> Iterator[tuple[Int[np.ndarray, " i"], Float[np.ndarray, "i P D"]]]:
-    """The transformed images that have queries, ascending, with the rows of their patches."""
-    images = np.unique(queries.image)
-    image_bytes = originals.number.shape[1] * originals.rows.shape[1] * originals.rows.itemsize
-    at_once = max(1, block_bytes // image_bytes)
-    for start in range(0, len(images), at_once):
-        block = images[start : start + at_once]
-        view = transformed(bench, originals.view, block, queries.transformation)
-        yield block, bench.take(view, originals.split, cell, cells)
 
 
 def transformed(bench: Workbench, view: View, images: Int[np.ndarray, " n"], transformation: Transformation) -> View:

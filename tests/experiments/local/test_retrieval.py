@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from experiments.local import views
 from experiments.local.parts import retrieval
 from experiments.local.parts.retrieval import measure, original_patches, own_patches, queries_of, transformed
 from tests.backbones.random_folder import save_random
@@ -12,8 +13,10 @@ from tests.experiments.local.make_bench import Painted, make_bench, painted
 from tests.experiments.local.pixel_bench import CELL, WIDTH, pixel_bench, pixels
 from vitprobe_jax.backbones.loading import load_backbone
 from vitprobe_jax.data.transformations import Transformation
+from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.measurements import make_measurements
 from vitprobe_jax.metrics.retrieval import OUTCOMES
+from vitprobe_jax.probes.knn import nearest
 
 SUPERS = ("vehicle", "vehicle", "animal", None)
 
@@ -152,22 +155,51 @@ def test_features_of_the_place_alone_lead_to_the_neighbour(tmp_path):
 
 
 def test_blocks_of_images_give_what_all_at_once_give(tmp_path, monkeypatch):
-    taken = []
+    """All images in a block; the queries of several blocks, as two images fill a part with them; those of each alone."""
+    searched = []
 
-    def counted(view, split):
-        taken.append(len(view.splits[split]))
-        return pixels(view, split)
+    def counted(queries, base, **options):
+        searched.append(len(queries))
+        return nearest(queries, base, **options)
 
-    # Of 1 MiB: all images, room for the rows of one image, which two of them fill with queries, and none.
+    monkeypatch.setattr(retrieval, "nearest", counted)
     flags = *WHOLE, "--transformations=noise,rotation", "--host_memory=1"
     tables = []
-    for share in (1, (1 << 20) // (36 * WIDTH * 4), 1 << 40):
-        monkeypatch.setattr(retrieval, "BLOCK_SHARE", share)
-        taken.clear()
-        bench = pixel_bench(tmp_path / str(share), dataset(pictures((24, 24), 3)), *flags, planted=counted)
-        tables.append((measure(bench, CELL, [CELL]).rows, max(taken[1:])))
+    for images, share in ((3, 1), (1, (1 << 20) // (36 * WIDTH * 4)), (1, 1 << 40)):
+        monkeypatch.setattr(views, "BLOCK_SHARE", share)
+        bench = pixel_bench(tmp_path / str(share), dataset(pictures((24, 24), 3)), *flags)
+        bench.rows.block_images = images
+        searched.clear()
+        tables.append((measure(bench, CELL, [CELL]).rows, len(searched)))
     assert tables[0][0] == tables[1][0] == tables[2][0]
-    assert [most for _, most in tables] == [3, 1, 1]
+    # By two methods, of the originals and of eight levels.
+    assert [count for _, count in tables] == [2 * (1 + 8), 2 * (1 + 8 * 2), 2 * (1 + 8 * 3)]
+
+
+def test_more_patches_than_fit_are_refused(tmp_path):
+    flags = *WHOLE, "--transformations=noise", "--host_memory=1"
+    bench = pixel_bench(tmp_path, dataset(pictures((24, 24), 160)), *flags)
+    message = (
+        "--host_memory: 5760 patches that are searched of painted take 2 MiB, more than the 1 MiB that are allowed;"
+    )
+    with pytest.raises(InputError, match=message):
+        measure(bench, CELL, [CELL])
+
+
+@pytest.mark.slow
+def test_views_that_do_not_fit_are_searched_part_by_part(tmp_path, monkeypatch):
+    """The same numbers, though no view fits the memory (96 tiles are 144 KiB) and each is extracted in parts."""
+    backbone = load_backbone(str(save_random(tmp_path, "dino")))
+    flags = "--tile=40", "--image_size=32", "--tiling=tiles", "--transformations=noise,scale", "--drop_features=0,4"
+    tables = []
+    for name in ("whole", "parts"):
+        bench = make_bench(tmp_path / name, dataset(pictures((40, 80), 48)), backbone, *flags, "--batch_size=8")
+        if name == "parts":
+            bench.rows.bounds = dataclasses.replace(bench.rows.bounds, host=147455)
+            monkeypatch.setattr(type(bench), "check_room", lambda bench, count, what: None)
+            assert not bench.rows.fits(bench.view("tiles"), "val")
+        tables.append(measure(bench, CELL, [CELL]).rows)
+    assert tables[0] == tables[1]
 
 
 def test_training_tiles_are_searched_where_the_data_set_says_so(tmp_path):
