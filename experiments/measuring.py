@@ -20,7 +20,7 @@ from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.measurements import make_measurements
 from vitprobe_jax.report.measured.pictures import picture_stem
-from vitprobe_jax.types import Token
+from vitprobe_jax.types import SPLITS, Split, Token
 
 
 @runtime_checkable
@@ -47,6 +47,10 @@ class Bench(Protocol):
         """Of all splits."""
         ...
 
+    def row(self, part: str, cell: Cell | None, **columns: Any) -> dict:
+        """A row of the results, see `measured_row`."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -71,6 +75,7 @@ class Part:
         measure: `measure(bench, cell, cells)`: all of the part for one cell; `cells` are all that it will be asked for.
         all_layers: whether the cells are those of all blocks, whatever `--layers` says.
         once: the token at whose last block it is measured once a backbone, whatever `--tokens` and `--layers` say.
+        splits: those that it cannot do without.
     """
 
     name: str
@@ -78,6 +83,21 @@ class Part:
     measure: Callable[[Any, Cell, Sequence[Cell]], Measured]
     all_layers: bool = False
     once: Token | None = None
+    splits: Sequence[Split] = SPLITS
+
+    def on(self, dataset: Dataset) -> "Part":
+        """The part; where the data set lacks a split that it needs, one whose cells are skipped for that reason."""
+        lacking = [split for split in self.splits if split not in dataset.splits]
+        if not lacking:
+            return self
+
+        def skip(bench: Bench, cell: Cell, cells: Sequence[Cell]) -> Measured:
+            """A row that stands for everything."""
+            return Measured([bench.row(self.name, cell, measure="all", count=0, skipped=reason)])
+
+        images = {"train": "training", "val": "held-out"}
+        reason = f"the data set has no {' and no '.join(images[split] for split in lacking)} images"
+        return dataclasses.replace(self, measure=skip)
 
     def cells(self, bench: Bench) -> list[Cell]:
         """The cells that it is measured for."""

@@ -53,8 +53,9 @@ class Drawn:
         """The training images that the flags ask for; of each split `--max_images` at most.
 
         Raises:
-            InputError: a list of training images that does not fit the data set.
+            InputError: the data set has no held-out images, or a list of training images does not fit it.
         """
+        dataset.require_splits("val")
         splits = dict(dataset.splits)
         if "train" in splits and config.train_list:
             splits["train"] = listed_subset(splits["train"], config.train_list)

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int, Integer
 
 from experiments.local.views import View
 from experiments.local.workbench import Workbench
-from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.segmentation import confusion, scores
 from vitprobe_jax.probes.knn import nearest
@@ -51,12 +50,7 @@ class TrainingPatches:
         bench.rows.check(view)  # Before minutes are spent on counting labels.
         majority = bench.counts(tiling, "train").majority()
         used, width = majority > 0, bench.backbone.spec.config.width
-        needed, allowed = 4 * width * int(used.sum()), bench.rows.bounds.host
-        if needed > allowed:
-            raise InputError(
-                f"--host_memory: {used.sum()} training patches of {bench.dataset.name} take {(needed >> 20) + 1} MiB, more "
-                f"than the {allowed >> 20} MiB that are allowed; give fewer --images_per_group, or more memory"
-            )
+        bench.check_room(int(used.sum()), "training patches")
         rows, start = np.empty((int(used.sum()), width), np.float32), 0
         for block in bench.blocks(view, "train", cell, cells):
             chosen = block.rows[used[block.images]]

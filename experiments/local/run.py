@@ -67,7 +67,7 @@ def run_local(config: LocalConfig) -> epath.Path | None:
             rows = ViewRows(config, dataset, backbone, folder, mesh, local_mesh)
             benches = {own: Workbench(drawn, backbone, rows, mesh) for own, drawn in draws.items()}
             for part in work[dataset.name]:
-                paths += measure_part(part, benches[sizes[part.name]], folder, beside=_skipped_variants)
+                paths += measure_part(part.on(dataset), benches[sizes[part.name]], folder, beside=_skipped_variants)
     if config.dry_run:
         return None
 

@@ -16,8 +16,10 @@ from experiments.measuring import measured_row
 from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.data.dataset import Dataset, FrameSplit, ImageSplit, ImageSubset, draw_indices, image_size
 from vitprobe_jax.data.label_counts import LabelCounts, count_labels
+from vitprobe_jax.data.labels import patch_votes
 from vitprobe_jax.data.shots import Draw, draw_shots
 from vitprobe_jax.data.tiles import TiledSplit
+from vitprobe_jax.data.transformations import Transformation, TransformedSplit
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.moments import GroupedMoments, highest_variance
 from vitprobe_jax.features.store import Cell
@@ -86,7 +88,7 @@ class Drawn:
             if isinstance(split, FrameSplit):
                 chosen = np.arange(min(len(split), config.max_images or len(split)))
             else:
-                draw = draw_shots(split, counts[name], config.seed)
+                draw = draw_shots(split, counts[name], config.seed, in_turn=dataset.draw.in_turn)
                 left = draw_indices(len(draw.images), config.max_images, config.seed)
                 draws[name] = dataclasses.replace(draw, images=draw.images[left], rank=draw.rank[left])
                 chosen = draws[name].images
@@ -130,8 +132,32 @@ class Drawn:
             self._counted[key] = LabelCounts(processes.gathered(counted.counts), counted.concepts)
         return self._counted[key]
 
+    def concepts(
+        self, tiling: str, split: Split, size: tuple[int, int], patch_size: int, transformation: Transformation
+    ) -> Int[np.ndarray, "I P"]:
+        """The concept of each patch of the transformed images or tiles, as `LabelCounts.majority`.
+
+        Pixels that show what is outside the image or tile do not vote; a patch of such pixels alone has no concept.
+        """
+        if not transformation.moves:
+            return self.counts(tiling, split, size, patch_size).majority()
+        key = (tiling, split, size, patch_size, transformation)
+        if key not in self._moved:
+            images = (self.tiles if tiling == "tiles" else self.splits)[split]
+            moved = TransformedSplit(images, transformation, size, self.config.seed)
+            transform = View({}, "", size).transform
+            counted = count_labels(moved, self.dataset.concepts, transform=transform, patch_size=patch_size)
+            outside = patch_votes(moved.outside.astype(int), patch_size=patch_size, num_codes=2)[:, 1]
+            counted.counts[..., 0] -= outside.astype(counted.counts.dtype)
+            self._moved[key] = counted.majority()
+        return self._moved[key]
+
     @functools.cached_property
     def _counted(self) -> dict[tuple, LabelCounts]:
+        return {}
+
+    @functools.cached_property
+    def _moved(self) -> dict[tuple, Int[np.ndarray, "I P"]]:
         return {}
 
 
@@ -217,6 +243,11 @@ class Workbench:
         cut = "tiles" if tiling == "tiles" and self.tile else "whole"
         return self.drawn.counts(cut, split, self.size(tiling), self.patch_size)
 
+    def concepts(self, tiling: str, split: Split, transformation: Transformation) -> Int[np.ndarray, "I P"]:
+        """The concept of each patch of the transformed drawn images, see `Drawn.concepts`."""
+        cut = "tiles" if tiling == "tiles" and self.tile else "whole"
+        return self.drawn.concepts(cut, split, self.size(tiling), self.patch_size, transformation)
+
     def owner(self, tiling: str, split: Split) -> Int[np.ndarray, " I"]:
         """The drawn image that each image of a view belongs to: itself, or that of which it is a tile."""
         images = self.drawn.splits[split]
@@ -253,6 +284,24 @@ class Workbench:
         if everything and wanted and not self.rows.fits(view, split):
             return self._with_moments(blocks, (view.key, cell))
         return blocks
+
+    def check_room(self, count: int, what: str) -> None:
+        """Makes sure that rows which are needed at once fit `--host_memory`.
+
+        Args:
+            count: of rows.
+            what: they are, in words.
+
+        Raises:
+            InputError: they do not.
+        """
+        needed, allowed = 4 * self.backbone.spec.config.width * count, self.rows.bounds.host
+        if needed > allowed:
+            raise InputError(
+                f"--host_memory: {count} {what} of {self.dataset.name} take {(needed >> 20) + 1} MiB, more than the "
+                f"{allowed >> 20} MiB that are allowed; give fewer --images_per_group or --val_images_per_group, or more "
+                "memory"
+            )
 
     def keep(self, view: View, cell: Cell, cells: Sequence[Cell], dropped: int) -> Bool[np.ndarray, " D"]:
         """Which features a variant keeps: all but those of highest variance over the patches of the training draw."""

@@ -1,13 +1,16 @@
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.data.fair1m_tree import rotated, write_fair1m, write_image, write_labels
+from tests.data.test_shots import Grouped
 from vitprobe_jax.data import fair1m, open_dataset
 from vitprobe_jax.data.dataset import GroupedSplit
 from vitprobe_jax.data.fair1m import open_fair1m
+from vitprobe_jax.data.shots import draw_shots
 from vitprobe_jax.errors import InputError
 
 
@@ -56,6 +59,7 @@ def test_concepts_are_the_37_fine_categories(tree):
     assert (kinds["Tennis Court"], kinds["Bridge"]) == ("court", "road")
     assert len(set(kinds.values())) == 5
     assert (dataset.tile, dataset.name) == (0, f"fair1m:{tree.name}")
+    assert (dataset.retrieval_split, dataset.draw.train, dataset.draw.in_turn) == ("train", 8, True)
     assert all(isinstance(split, GroupedSplit) for split in dataset.splits.values())
 
 
@@ -235,6 +239,32 @@ def test_what_is_no_fair1m_ends_in_one_line(folder, tmp_path_factory):
     (root / "validation/images/7.tif").unlink()
     with pytest.raises(InputError, match=r"no images in .*validation; expected"):
         open_fair1m(root, "x")
+
+
+def test_without_validation_there_are_training_tiles_alone(tree, folder):
+    whole = open_fair1m(tree, "x")
+    root = folder([("Bus", upright(3, 3, 9, 9))])
+    before = open_fair1m(root, "x").fingerprint
+    shutil.rmtree(root / "validation")
+    dataset = open_fair1m(root, "x")
+    assert list(dataset.splits) == ["train"]
+    assert names(dataset.splits["train"]) == ["train/part1/images/7.tif@0,0"]
+    assert (dataset.concepts, dataset.draw) == (whole.concepts, whole.draw)
+    assert dataset.fingerprint != before
+    message = r"--dataset: x has no val images, only train, .*; give a data set that has train and val$"
+    with pytest.raises(InputError, match=message):
+        dataset.require_splits("train", "val")
+
+
+def test_the_papers_draw_has_295_tiles():
+    """8 tiles for each of 37 categories, but 7 of buses, category by category (A.4)."""
+    rng = np.random.default_rng(0)
+    held = [[name for name in fair1m.NAMES if name != "Bus" and rng.random() < 0.05] for _ in range(2000)]
+    held += [["Bus"]] * 7
+    split = Grouped(held, fair1m.NAMES)
+    draw = draw_shots(split, (8,), 1, in_turn=True)
+    assert len(draw.images) == 295
+    assert draw.lacking == {"Bus": 7}
 
 
 def test_an_image_of_another_size_than_its_labels_say_is_named(folder):

@@ -234,5 +234,5 @@ def test_what_is_no_mot17_ends_in_one_line(folder, tmp_path):
 def test_what_needs_training_images_is_refused_in_one_line(tree):
     dataset = open_dataset(f"mot17:{tree}", seed=0)
     dataset.require_splits("val")
-    with pytest.raises(InputError, match=r"--dataset: mot17:\S+ has no train images, its val is for the tracking"):
+    with pytest.raises(InputError, match=r"--dataset: mot17:\S+ has no train images, only val, which parts of experi"):
         dataset.require_splits("train", "val")

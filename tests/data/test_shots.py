@@ -145,6 +145,30 @@ def test_images_of_no_group_are_in_the_draw_of_all_alone():
     assert draw.rank.tolist() == [3, 0, 3]
 
 
+def taken_in_turn(members, names, count, order):
+    """Group after group, as appendix A.4 has it: images that show it, then removed from the cohort."""
+    cohort, taken = list(order), {}
+    for name in names:
+        taken[name] = [image for image in cohort if name in members[image]][:count]
+        cohort = [image for image in cohort if image not in taken[name]]
+    return taken
+
+
+@given(classes, counts, st.integers(0, 3))
+def test_groups_in_turn_take_what_those_before_them_left(members, count, seed):
+    # The order of the draw is that in which a draw of all as one group ranks them.
+    everything = draw_shots(Ungrouped(len(members)), (len(members) or 1, 0), seed)
+    order = everything.images[np.argsort(everything.rank)]
+    expected = taken_in_turn(members, NAMES, count, order.tolist())
+    for asked in ((count,), (count, 0)):
+        draw = draw_shots(Grouped(members), asked, seed, in_turn=True)
+        ranks = {image: rank for image, rank in zip(draw.images.tolist(), draw.rank.tolist(), strict=True)}
+        drawn = {image: rank for image, rank in ranks.items() if rank < count}
+        assert drawn == {image: rank for images in expected.values() for rank, image in enumerate(images)}
+        assert draw.lacking == {name: len(images) for name, images in expected.items() if len(images) < count}
+        assert len(ranks) == (len(members) if 0 in asked else len(drawn))
+
+
 @pytest.mark.parametrize("wrong", [(), (-1,), (4, -2)])
 def test_no_number_of_images_is_one_line(wrong):
     with pytest.raises(

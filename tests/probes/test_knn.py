@@ -119,6 +119,19 @@ def test_the_number_of_devices_changes_no_bit(metric, small_blocks):
     assert (alone.indices == brute_force(queries, base, 9, metric=metric)[1]).all()
 
 
+def test_searches_of_any_number_of_queries_run_as_one_program(small_blocks):
+    """The program of the largest serves all, and finds what its own would."""
+    rng = np.random.default_rng(5)
+    base = rng.normal(size=(300, 7)).astype(np.float32)
+    compiled = knn._search._cache_size()
+    for number in (70, 1, 33, 64):
+        queries = rng.normal(size=(number, 7)).astype(np.float32)
+        found = nearest(queries, base, k=3, plan_for=70)
+        assert knn._search._cache_size() == compiled + 1
+        _, indices = brute_force(queries, base, 3)
+        np.testing.assert_array_equal(found.indices, indices)
+
+
 def test_bfloat16_rows_are_what_they_are_in_float32():
     rng = np.random.default_rng(0)
     queries, base = (rng.standard_normal((n, 20)).astype(jnp.bfloat16) for n in (10, 300))

@@ -89,27 +89,44 @@ def corrupt(
     if corruption.kind == "blur":
         side = int(corruption.level)
         pixels = ndimage.uniform_filter(pixels, size=(side, side, 1), mode="nearest")
+    elif corruption.kind == "noise":
+        pixels += np.float32(corruption.level) * _white_noise(image.shape[:2], seed)
     else:
-        noise = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
-        if corruption.kind == "noise":
-            pixels += np.float32(corruption.level) * noise
-        else:
-            pixels += np.float32(FREQUENCY_DEVIATION) * _band_of(noise, int(corruption.level))
+        pixels += band_noise(image.shape[:2], int(corruption.level), seed=seed)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-def _band_of(noise: Float[np.ndarray, "H W 3"], band: int) -> Float[np.ndarray, "H W 3"]:
-    """What of white noise lies in the band; 0 where an image is too small to have any."""
-    height, width, _ = noise.shape
-    spectrum = fft.rfft2(noise, axes=(0, 1))
-    mask = _band_mask(height, width, band)
+def band_noise(size: tuple[int, int], band: int, *, seed: tuple[int, ...]) -> Float[np.ndarray, "H W 3"]:
+    """What `corrupt` adds to an image of a size for noise in a band, in units of 0..255.
+
+    It is 0 where an image is too small to have frequencies of the band.
+
+    Args:
+        size: height and width of the image.
+        band: its number, 0 to 3.
+        seed: as `corrupt` takes it.
+    """
+    spectrum = fft.rfft2(_white_noise(size, seed), axes=(0, 1))
     # The real transform holds half of the spectrum, which mirrors the other half, as the mask does.
-    kept = spectrum * mask[:, : spectrum.shape[1], None]
-    return fft.irfft2(kept, s=(height, width), axes=(0, 1))
+    kept = spectrum * band_mask(size, band)[:, : spectrum.shape[1], None]
+    return np.float32(FREQUENCY_DEVIATION) * fft.irfft2(kept, s=size, axes=(0, 1))
 
 
-def _band_mask(height: int, width: int, band: int) -> Bool[np.ndarray, "H W"]:
-    """Which frequencies of the discrete transform lie in the band: |f| of [b/4, (b+1)/4) times Nyquist's."""
+def _white_noise(size: tuple[int, int], seed: tuple[int, ...]) -> Float[np.ndarray, "H W 3"]:
+    """Of deviation 1."""
+    return np.random.default_rng(seed).standard_normal((*size, 3), np.float32)
+
+
+def band_mask(size: tuple[int, int], band: int) -> Bool[np.ndarray, "H W"]:
+    """Which frequencies of the discrete transform lie in the band: |f| of [b/4, (b+1)/4) times Nyquist's half cycle a pixel.
+
+    Frequencies are in the order of the transform, (0, 0) first.
+
+    Args:
+        size: height and width of the image.
+        band: its number, 0 to 3.
+    """
+    height, width = size
     radius = np.hypot(fft.fftfreq(height)[:, None], fft.fftfreq(width)[None])
     return np.minimum(np.floor(radius / 0.5 * NUM_BANDS), NUM_BANDS - 1) == band
 

@@ -133,11 +133,14 @@ class FewShotDraw:
         train: of the training split.
         val: of the held-out split.
         compared: further sizes of the training draw, for the figure over sizes.
+        in_turn: whether groups are filled one after another, each from the images that those before it left, instead of all
+            at once (`draw_shots`).
     """
 
     train: int = 4
     val: int = 10
     compared: tuple[int, ...] = (2, 4, 8)
+    in_turn: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +150,8 @@ class Dataset:
     Attributes:
         name: what results call it: the kind and the folder's own name (`broden:camvid`), so that moved data keeps it.
         concepts: everything annotated, sorted by (category in the data set's own order, number).
-        splits: `train` (templates are fitted on it) and `val` (held out). Data sets of tracks have `val` alone.
+        splits: `train` (templates are fitted on it) and `val` (held out). Data sets of tracks have `val` alone, FAIR1M may
+            have `train` alone.
         skip_corrupt: whether an image that cannot be decoded is left out with a warning (True) or ends the run (False).
         fingerprint: hex digest that changes when the list of images or annotations changes, or the size of a file; where
             the files are does not enter.
@@ -158,6 +162,7 @@ class Dataset:
             as that.
         draw: the local study's, unless its flags say otherwise; the defaults are those of its paper for Cityscapes
             (Section 3).
+        retrieval_split: the split whose patches the local study's part `retrieval` searches for and among.
         multilabel: whether an image carries any number of labels, none included (COCO's objects); False where it is of
             one class, and where nothing but masks tells what it shows.
         coverage: by concept, how much of the images it covers, in any unit that the categories of one label share. Concepts
@@ -173,6 +178,7 @@ class Dataset:
     supercategories: tuple[str | None, ...] = ()
     tile: int = 256
     draw: FewShotDraw = FewShotDraw()
+    retrieval_split: Split = "val"
     multilabel: bool = False
     coverage: tuple[float, ...] = ()
 
@@ -190,8 +196,8 @@ class Dataset:
         for split in needed:
             if split not in self.splits:
                 raise InputError(
-                    f"--dataset: {self.name} has no {split} images, its {', '.join(self.splits)} is for the tracking of "
-                    f"experiments.local; give a data set that has {' and '.join(needed)}"
+                    f"--dataset: {self.name} has no {split} images, only {' and '.join(self.splits)}, which parts of "
+                    f"experiments.local can use; give a data set that has {' and '.join(needed)}"
                 )
 
     def select(self, categories: tuple[str, ...]) -> "Dataset":

@@ -3,7 +3,7 @@
 The layout and the labels are the official ones:
 
     train/part1/images/1.tif    train/part1/labelXml/1.xml    part2 alike
-    validation/images/1.tif     validation/labelXml/1.xml
+    validation/images/1.tif     validation/labelXml/1.xml     may be absent
 
 A label belongs to the image of the same part and name. Where below its part it lies is of no meaning: archives unpack to
 labelXml, labelXmls or labelXmls/labelXml, and some copies have no parts. An XML file has
@@ -62,7 +62,8 @@ CATEGORIES = {
 NAMES = tuple(name for names in CATEGORIES.values() for name in names)
 _FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("validation", "val")}
 _EXPECTED = (
-    "expected train/part1/images/*.tif, train/part1/labelXml/*.xml, validation/images/*.tif, validation/labelXml/*.xml"
+    "expected train/part1/images/*.tif, train/part1/labelXml/*.xml, and, unless there is no validation split, "
+    "validation/images/*.tif, validation/labelXml/*.xml"
 )
 
 
@@ -144,16 +145,17 @@ class TileSplit:
 def open_fair1m(folder: str | Path, name: str) -> Dataset:
     """Reads the labels of FAIR1M and lists the tiles of its images; no image is decoded yet.
 
-    The images of both splits are the tiles (`data.tiles`) of `TILE` pixels that a box reaches into. The last tiles of a row
-    or column may overlap those before them; what they share is annotated on both. The corners of a box may stand in any
-    order and beyond the image. A million boxes, which is all of FAIR1M, take about a minute.
+    Without validation/ the data set has the split `train` alone. The images of a split are the tiles (`data.tiles`) of
+    `TILE` pixels that a box reaches into. The last tiles of a row or column may overlap those before them; what they share
+    is annotated on both. The corners of a box may stand in any order and beyond the image. A million boxes, which is all of
+    FAIR1M, take about a minute.
 
     Args:
-        folder: holds train/ and validation/.
+        folder: holds train/, and validation/ where there is a held-out split.
         name: what results call the data set.
 
     Raises:
-        InputError: the folder is missing or empty, a split is missing, an image has no XML file or the other way round, an
+        InputError: the folder is missing or empty, train/ is missing, an image has no XML file or the other way round, an
             XML file is malformed or has an unknown category, a box without area or one outside its image.
     """
     folder = existing_folder(folder)
@@ -161,8 +163,10 @@ def open_fair1m(folder: str | Path, name: str) -> Dataset:
     splits = {}
     for split, candidates in _FOLDERS.items():
         present = next((candidate for candidate in candidates if (folder / candidate).is_dir()), None)
-        if present is None:
+        if present is None and split == "train":
             raise InputError(f"--dataset: {folder} has no folder {' or '.join(candidates)}; {_EXPECTED}")
+        if present is None:
+            continue
         images = _pair_files(folder, present)
         labels = []
         for file, size, xml in images:
@@ -180,8 +184,10 @@ def open_fair1m(folder: str | Path, name: str) -> Dataset:
         fingerprint=digest.hexdigest(),
         supercategories=tuple(kind for kind, names in CATEGORIES.items() for _ in names),
         tile=0,
-        # Appendix A.4 of the paper on local representations.
-        draw=FewShotDraw(train=8, val=10, compared=()),
+        # Section 3 and appendix A.4 of the paper on local representations: 8 tiles a category of the training set, category
+        # by category; these tiles are transformed and searched.
+        draw=FewShotDraw(train=8, val=10, compared=(), in_turn=True),
+        retrieval_split="train",
     )
 
 

@@ -1,58 +1,56 @@
-"""What patches of moved or spoilt images lead to, when each asks for the nearest patch of the original images."""
+"""What patches of transformed images find among the patches of the original ones (study 2, Section 5.2)."""
 
 import numpy as np
 from jaxtyping import Int
 
-OUTCOMES = ("same_patch", "same_fine", "same_super", "other_object", "background", "left_frame")
-"""What may become of a patch that is asked for, best first: it is found itself; or another patch, of the same concept, of an
-object of the same super category, of any other object, of none; or it has left the frame and nothing can ask for it."""
+OUTCOMES = ("same_patch", "same_fine", "same_super", "other_object", "background")
+"""What the nearest patch may be, best first: the query's own patch in the original image; another one, of the same concept,
+of an object of the same super category, of any other object; or one that shows no object."""
 
 
 def retrieval_shares(
-    asked: Int[np.ndarray, " Q"],
+    concept: Int[np.ndarray, " Q"],
+    counterpart: Int[np.ndarray, " Q"],
     found: Int[np.ndarray, " Q"],
     concepts: Int[np.ndarray, " N"],
     supers: Int[np.ndarray, " K1"],
 ) -> dict[str, float]:
-    """The share of the asked patches that each of `OUTCOMES` befalls; together they are 1.
+    """The share of the queries that has each of `OUTCOMES`; together they are 1.
 
     Args:
-        asked: the patches that are asked for, of 0 to N - 1, each of an object.
-        found: the nearest patch for each, -1 where the asked one has left the frame.
-        concepts: of all N patches, from 1 on, 0 for none.
-        supers: super category of each concept, from 1 on; 0 for what is no object, concept 0 included.
+        concept: what each query shows, from 1 on, an object.
+        counterpart: each query's own patch, of 0 to N - 1, in the original images; -1 where it has none, and `same_patch` is
+            out of reach.
+        found: the nearest patch for each query, of 0 to N - 1.
+        concepts: what each of the N patches shows, from 1 on, 0 for none.
+        supers: super category of each concept, from 1 on; 0 for what is not an object, concept 0 included.
 
     Raises:
-        ValueError: nothing is asked for, or something that is no object.
+        ValueError: there is no query, one that does not show an object, or one that found nothing.
     """
-    own = concepts[asked]
-    if not len(asked) or not (supers[own] > 0).all():
-        raise ValueError("shares are of patches that show an object, of one at least")
-    there = concepts[np.maximum(found, 0)]
+    if not len(concept) or not (supers[concept] > 0).all() or (found < 0).any():
+        raise ValueError("retrieval needs at least one query; each has to show an object and to have found a patch")
+    there = concepts[found]
     tests = {
-        "left_frame": found < 0,
-        "same_patch": found == asked,
+        "same_patch": found == counterpart,
         "background": supers[there] == 0,
-        "same_fine": there == own,
-        "same_super": supers[there] == supers[own],
+        "same_fine": there == concept,
+        "same_super": supers[there] == supers[concept],
     }
     outcome = np.select(list(tests.values()), [OUTCOMES.index(name) for name in tests], OUTCOMES.index("other_object"))
     counts = np.bincount(outcome, minlength=len(OUTCOMES))
-    return dict(zip(OUTCOMES, (counts / len(asked)).tolist(), strict=True))
+    return dict(zip(OUTCOMES, (counts / len(concept)).tolist(), strict=True))
 
 
-def retrieval_bound(asked_by: Int[np.ndarray, " Q"]) -> float:
-    """The share of asked patches that the best of features could lead back to.
-
-    A patch that left the frame is lost. Where an image shrinks or turns, the centres of several may fall into one patch
-    of it, which leads to one of them at most.
+def retrieval_bound(counterpart: Int[np.ndarray, " Q"]) -> float:
+    """The largest share of `same_patch` that any features can reach: that of the queries with a counterpart.
 
     Args:
-        asked_by: which patch of the transformed images asks for each of them, -1 for none.
+        counterpart: as in `retrieval_shares`.
 
     Raises:
-        ValueError: nothing is asked for.
+        ValueError: there is no query.
     """
-    if not len(asked_by):
-        raise ValueError("the bound is of one patch at least")
-    return len(np.unique(asked_by[asked_by >= 0])) / len(asked_by)
+    if not len(counterpart):
+        raise ValueError("the bound needs at least one query")
+    return float(np.mean(counterpart >= 0))

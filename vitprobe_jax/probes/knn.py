@@ -82,6 +82,7 @@ def nearest(
     mesh: Mesh | None = None,
     query_groups: Int[np.ndarray, " Q"] | None = None,
     base_groups: Int[np.ndarray, " N"] | None = None,
+    plan_for: int = 0,
 ) -> Neighbours:
     """The k nearest rows of the base for every query.
 
@@ -103,6 +104,8 @@ def nearest(
         mesh: devices among which queries are dealt; one unless given.
         query_groups: of each query: rows of the base of the same group are no neighbours of it (a patch's own image).
         base_groups: of each row of the base, where `query_groups` is given.
+        plan_for: queries of the largest of several searches in the same base. All that give it run as one program, which is
+            compiled once; their numbers of queries may differ.
 
     Returns:
         Scores and indices; where the groups leave fewer than k rows, the index is -1 and the score inf (`cosine`: -inf).
@@ -112,7 +115,7 @@ def nearest(
     """
     _check(len(base), k, metric, query_groups, base_groups)
     mesh = make_mesh(jax.local_devices()[:1]) if mesh is None else mesh
-    plan = _plan(len(queries), *base.shape, k, metric, memory // IN_FLIGHT, mesh)
+    plan = _plan(max(len(queries), plan_for), *base.shape, k, metric, memory // IN_FLIGHT, mesh)
     base = replicate(_as_carried(base), mesh)
     groups = None if base_groups is None else replicate(base_groups.astype(np.int32), mesh)
     shift, largest = _shift(base)

@@ -324,4 +324,4 @@ def _rows(
     return rows
 
 
-PART = Part("reconstruction", "images", measure, once="x2")
+PART = Part("reconstruction", "images", measure, once="x2", splits=("val",))

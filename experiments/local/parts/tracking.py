@@ -94,4 +94,4 @@ def _failed_row(bench: Workbench, cell: Cell, failed: int, right: int, columns: 
     return bench.row(PART.name, cell, measure=FAILED, count=failed, **number, **columns)
 
 
-PART = Part("tracking", "tracks", measure)
+PART = Part("tracking", "tracks", measure, splits=("val",))

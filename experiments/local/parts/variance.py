@@ -32,11 +32,15 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     if classifier is None:
         reason = "no training patch carries a concept"
         return Measured([*rows, bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns)])
-    counts = bench.counts(columns["tiling"], "val").counts
-    told = classify_view(bench, {bench.shots: classifier}, view, cell, cells)[bench.shots]
-    rows += measured_rows(
-        bench, PART.name, cell, told, counts.reshape(-1, counts.shape[-1]), setting="removed", **columns
-    )
+    if "val" in view.splits:
+        counts = bench.counts(columns["tiling"], "val").counts
+        told = classify_view(bench, {bench.shots: classifier}, view, cell, cells)[bench.shots]
+        rows += measured_rows(
+            bench, PART.name, cell, told, counts.reshape(-1, counts.shape[-1]), setting="removed", **columns
+        )
+    else:
+        reason = "the data set has no held-out images"
+        rows.append(bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, setting="removed", **columns))
     probed = PatchClassifier(bench, classifier.rows, classifier.labels, {0: np.ones(len(variance), bool)}, ())
     running = np.asarray(probed.probes("linear_batchnorm").variance[0])
     for m in filter(None, bench.drops):
@@ -108,4 +112,4 @@ def _spectrum(bench: Workbench, cell: Cell, variance: Float[np.ndarray, " D"], c
     ]
 
 
-PART = Part("variance", "masks", measure)
+PART = Part("variance", "masks", measure, splits=("train",))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from experiments.aggregate.workbench import Drawn
 from tests.backbones.random_folder import save_random
 from tests.data.box_tree import write_objects
 from tests.data.coco_tree import write_coco
+from tests.data.fair1m_tree import write_fair1m
 from vitprobe_jax.data import open_dataset
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.frozen import WEIGHTS
@@ -320,6 +322,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(objects, tmp_path, arguments, 
         run_aggregate(make_config(f"--dataset=imagefolder:{objects}", f"--out={tmp_path / 'out'}", *arguments))
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_data_set_without_held_out_images_is_refused(tmp_path):
+    folder = write_fair1m(tmp_path / "aerial", seed=0, num_images=1, size=(64, 64))
+    shutil.rmtree(folder / "validation")
+    with pytest.raises(InputError, match="fair1m:aerial has no val images, only train,"):
+        run_aggregate(make_config(f"--dataset=fair1m:{folder}", f"--out={tmp_path / 'out'}"))
     assert not (tmp_path / "out").exists()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from absl import flags
@@ -12,6 +13,7 @@ from experiments.local.run import run_local
 from experiments.local.workbench import draw_sizes, held_out_size
 from tests.data.cityscapes_tree import write_cityscapes
 from tests.data.class_tree import write_classes
+from tests.data.fair1m_tree import write_fair1m
 from tests.data.mot_tree import write_mot
 from vitprobe_jax.data.dataset import Dataset, FewShotDraw
 from vitprobe_jax.errors import InputError
@@ -165,6 +167,27 @@ def test_without_flags_each_part_has_the_papers_draw(streets, tmp_path, without_
     rows = read_table(config.out / "results.parquet", MEASUREMENTS).to_pylist()
     shots = {part: {row["shots"] for row in rows if row["part"] == part} for part in ("patches", "layers")}
     assert shots == {"patches": {2, 4, 8}, "layers": {4}}
+
+
+def test_fair1m_without_validation_is_searched_and_other_parts_say_why_not(tmp_path, without_page):
+    folder = write_fair1m(tmp_path / "aerial", seed=0, num_images=2, size=(224, 224), cell=112)
+    shutil.rmtree(folder / "validation")
+    parts = ("retrieval", "variance", "patches", "layers", "reconstruction")
+    flags = (f"--parts={','.join(parts)}", "--transformations=noise", "--layers=3", "--image_size=64")
+    config = make_config(f"--dataset=fair1m:{folder}", f"--out={tmp_path / 'out'}", *flags)
+    run_local(config)
+    rows = rows_of(config)
+    reasons = {part: {row["skipped"] for row in rows if row["part"] == part} - {None} for part in parts}
+    reason = "the data set has no held-out images"
+    assert reasons == {part: {reason} for part in parts} | {"retrieval": set()}
+    measured = {row["measure"] for row in rows if row["skipped"] is None and row["part"] == "variance"}
+    assert measured == {"variance", "overlap"}
+    (patches,) = (row for row in rows if row["part"] == "patches")
+    assert (patches["measure"], patches["count"], patches["token"]) == ("all", 0, "x2")
+    found = [row for row in rows if row["part"] == "retrieval"]
+    assert {row["shots"] for row in found} == {2}
+    # Patches of 8 pixels: both images are drawn, each a tile of its own.
+    assert sum(row["value"] for row in found if row["measure"] == "patches") == 2 * 64
 
 
 @pytest.mark.parametrize(

@@ -169,14 +169,22 @@ class Made:
                 for kind, levels in ({"identity": (0.0,)} | _MOVES).items():
                     for i, level in enumerate(levels, 1):
                         what = columns | {"method": method, "tiling": "tiles", "setting": kind, "level": float(level)}
-                        left = 0.03 * i if kind in ("shift", "rotation") else 0.0
+                        bound = 1 - 0.03 * i if kind in ("shift", "rotation") else 1.0
                         same = 0.0 if "other" in method else 1.0 if kind == "identity" else self.near(0.9 - 0.13 * i)
-                        rest = 1.0 - left - same * (1 - left)
-                        shares = [same * (1 - left), rest * 0.5, rest * 0.15, rest * 0.15, rest * 0.2, left]
+                        same, rest = same * bound, 1.0 - same * bound
+                        shares = [same, rest * 0.5, rest * 0.15, rest * 0.15, rest * 0.2]
+                        what |= {"count": 4000 + 100 * i}
                         for outcome, value in zip(OUTCOMES, shares, strict=True):
-                            yield what | {"measure": outcome, "value": value, "count": 4000}
+                            yield what | {"measure": outcome, "value": value}
                         if "other" not in method:
-                            yield what | {"measure": "upper_bound", "value": 1 - left, "count": 4000}
+                            yield what | {"measure": "upper_bound", "value": bound}
+        patches = 4 if name.endswith("s16") else 9
+        what = {"tiling": "tiles", "level": float(patches), "count": 50}
+        for measure, unit in (("pixels", 256), ("patches", 1)):
+            yield what | {"measure": measure, "name": "background", "value": 7.0 * unit}
+            for i, (number, concept, category) in enumerate(self.concepts):
+                of = {"concept": number, "name": concept, "category": category, "measure": measure}
+                yield what | of | {"setting": "vehicle" if i % 2 else "human", "value": float(i * unit)}
 
     def tracking(self, name, family, layer):
         for tiling in self.tilings:
@@ -272,7 +280,7 @@ def write_pictures(folder: Path, made: Made, *, size=(48, 96), count=3) -> None:
     for name, family, _ in made.backbones:
         place = folder / "pictures" / name
         place.mkdir(parents=True, exist_ok=True)
-        for part in {"patches", "reconstruction"} & set(made.parts):
+        for part in {"patches", "reconstruction", "corruptions"} & set(made.parts):
             for dataset in made.datasets_of(part):
                 for layer, token in made.cells_of(part):
                     arrays = {"image": image}
@@ -286,6 +294,8 @@ def write_pictures(folder: Path, made: Made, *, size=(48, 96), count=3) -> None:
                                     wrong, 1 + (truth + 2) % (len(made.concepts) - 1), np.maximum(truth, 1)
                                 )
                                 arrays[f"{method} without {m}"] = taken.astype(np.uint16)
+                    elif part == "corruptions":
+                        arrays = _bands(image[:1, :, :height])
                     elif family == "mae":
                         for level in (0.0, 0.75):
                             for i, features in enumerate(("all 0", "without top 200", "without bottom 200")):
@@ -293,3 +303,13 @@ def write_pictures(folder: Path, made: Made, *, size=(48, 96), count=3) -> None:
                     else:
                         continue
                     np.savez_compressed(place / f"{picture_stem(dataset, part, layer, token)}.npz", **arrays)
+
+
+def _bands(image):
+    """Pictures of part corruptions, each of its own brightness."""
+    arrays = {"image": image}
+    for band in range(4):
+        arrays[f"noise {band}"] = np.full(image.shape, 100 + 10 * band, np.uint8)
+        arrays[f"mask {band}"] = np.full(image.shape[:3], band % 2, np.uint8)
+        arrays[f"corrupted {band}"] = image // (2 + band)
+    return arrays

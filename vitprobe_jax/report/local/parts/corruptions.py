@@ -3,15 +3,21 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
+from vitprobe_jax.data.corruptions import FREQUENCY_DEVIATION, NUM_BANDS
 from vitprobe_jax.report.figures.illustration import Illustration, caption, slug
+from vitprobe_jax.report.figures.painting import Block, Tile, tile_figure
 from vitprobe_jax.report.local.changes import changes
 from vitprobe_jax.report.local.methods import method_title, method_titles, methods_of, told_by
 from vitprobe_jax.report.local.parts.patches import count_words, draw_words, main_methods
+from vitprobe_jax.report.local.pictures import are_pictures
 from vitprobe_jax.report.measured import answers
 from vitprobe_jax.report.measured.answers import Answer
 from vitprobe_jax.report.measured.figures.lines import Panel, line_figure, over
 from vitprobe_jax.report.measured.figures.looks import variants_note
-from vitprobe_jax.report.measured.rows import PartTable, Row, drops_of, values_by
+from vitprobe_jax.report.measured.figures.photographs import shrunk
+from vitprobe_jax.report.measured.rows import PartTable, Row, backbones_of, drops_of, values_by
 from vitprobe_jax.report.measured.tables import Column, Table, every_cell, number_table, variant_entries
 from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import number
@@ -19,12 +25,15 @@ from vitprobe_jax.report.sentences import number
 KINDS = {"blur": "blur (kernel, px)", "noise": "noise (deviation)", "frequency": "frequency band"}
 CLEAN = "clean"
 _CLEAN_LEVEL = -1.0
+_CONTRAST = 2
+"""Of the pictures of noise: the weakest band would hardly be seen otherwise."""
 
 
 def view(part: PartTable, sources: Sources) -> PartView:
     """The part on one data set."""
     scores, lost = part.rows("miou"), part.rows("relative_drop")
     illustrations = [_figure(part, method, scores, lost, sources) for method in methods_of(scores)]
+    illustrations += _band_figure(part, scores, sources)
     tables = [
         _summary(scores, lost),
         _levels(scores),
@@ -73,10 +82,58 @@ def _figure(part: PartTable, method: str, scores: Sequence[Row], lost: Sequence[
             "Frequency bands: noise in one of four rings of the spectrum, 0 the lowest.",
             variants_note(scores),
             sources.looks.note,
-            "Figures 4 and 10 of the paper.",
+            "Figure 4 of the paper.",
         ),
         alt=answers.numbers_in_words({" ".join(place): value for place, value in means.items()}, "Mean relative drop"),
     )
+
+
+def _band_figure(part: PartTable, rows: Sequence[Row], sources: Sources) -> list[Illustration]:
+    """Noise in each band, its mask and an image with it; none where the run has no such pictures."""
+    pictures = next((found for one in backbones_of(rows) if (found := sources.pictures(part, one, are_pictures))), {})
+    bands = range(NUM_BANDS)
+    wanted = ["image", *(f"{kind} {band}" for kind in ("noise", "mask", "corrupted") for band in bands)]
+    if not pictures or any(name not in pictures for name in wanted):
+        return []
+    edges = [0.5 * band / NUM_BANDS for band in range(NUM_BANDS + 1)]
+    named = [f"band {band}" for band in bands]
+    ranges = [f"{edges[band]:g} to {edges[band + 1]:g} cycles a pixel" for band in bands]
+    ranges[-1] = f"{edges[-2]:g} cycles a pixel and more"
+
+    def tile(name: str, *above: str) -> Tile:
+        return Tile(shrunk(_colours(name, pictures[name][0])), above, ())
+
+    nothing = Tile(None, (), ())
+    blocks = [
+        Block(
+            "Image with the noise",
+            [tile("image", "no noise"), *(tile(f"corrupted {band}", named[band]) for band in bands)],
+        ),
+        Block("Noise", [nothing, *(tile(f"noise {band}") for band in bands)]),
+        Block("Frequencies that are kept", [nothing, *(tile(f"mask {band}") for band in bands)]),
+    ]
+    return [
+        illustration(
+            part,
+            "bands",
+            tile_figure(blocks, pinned=None, columns=NUM_BANDS + 1),
+            title="Noise in four bands of frequencies",
+            caption="The middle of the first held-out image. White noise of deviation "
+            f"{FREQUENCY_DEVIATION:g} grey levels of 255 is filtered by the mask of a band and added to the image, not "
+            f"rescaled. The noise alone is shown about mid grey, with {_CONTRAST} times its contrast. Masks show in white "
+            "which frequencies are kept; the lowest are in the middle, half a cycle a pixel along an axis at the edges. "
+            "Figure 10 of the paper. Only that figure has the edges of the paper's bands; here they are equally wide.",
+            alt="; ".join(f"{name}: {text}" for name, text in zip(named, ranges, strict=True)) + ".",
+            photographs=True,
+        )
+    ]
+
+
+def _colours(name: str, picture: np.ndarray) -> np.ndarray:
+    """A picture as it is shown: noise with more contrast, a mask in black and white."""
+    if name.startswith("noise"):
+        return np.clip(128 + _CONTRAST * (picture.astype(int) - 128), 0, 255).astype(np.uint8)
+    return picture if picture.ndim == 3 else np.repeat(np.uint8(255) * (picture[..., None] > 0), 3, axis=-1)
 
 
 def _panel(kind: str, rows: Sequence[Row], ylabel: str, sources: Sources, drops: Sequence[int]) -> Panel:

@@ -1,4 +1,4 @@
-"""Part retrieval: which patch the patch of a transformed image finds (Figs 5, 6 and 11)."""
+"""Part retrieval: which patch the patch of a transformed image finds (Figs 5, 6 and 11, Table 3)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,6 +9,7 @@ from vitprobe_jax.report.local.changes import changes
 from vitprobe_jax.report.local.figures.stacks import Stack, stack_figure
 from vitprobe_jax.report.local.methods import method_title, method_titles
 from vitprobe_jax.report.local.parts.patches import PICTURED
+from vitprobe_jax.report.local.statistics import statistics_tables
 from vitprobe_jax.report.measured import answers
 from vitprobe_jax.report.measured.answers import Answer
 from vitprobe_jax.report.measured.figures.looks import Looks
@@ -25,9 +26,8 @@ LABELS = {
     "same_super": "its super category",
     "other_object": "another object",
     "background": "background",
-    "left_frame": "left the frame",
 }
-COLOURS = dict(zip(OUTCOMES, ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#808080", "#C8C8C8"), strict=True))
+COLOURS = dict(zip(OUTCOMES, ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#808080"), strict=True))
 
 
 FOUND = {"1-nn": "same_patch", "1-nn other images": "same_fine"}
@@ -45,6 +45,7 @@ def view(part: PartTable, sources: Sources) -> PartView:
         _found_table(by_method, bounds),
         *(_outcome_table(method, own) for method, own in by_method.items()),
         *(_level_table(method, own) for method, own in by_method.items()),
+        *statistics_tables(part.rows("pixels", "patches")),
         *every_cell(part, "same_patch", "share of patches that find themselves", method_titles, method="1-nn"),
     ]
     return PartView(_answer(by_method), illustrations, tables)
@@ -92,16 +93,23 @@ def _figure(part: PartTable, method: str, rows: Sequence[Row], bounds: Sequence[
         stack_figure(grid, {measure: COLOURS[measure] for measure in present}, LABELS),
         title=f"What patches of transformed images find, by {method_title(method)}",
         caption=caption(
-            f"Shares of {max(row.count for row in rows):,} patches on annotated objects: the nearest of all original "
-            f"patches is the patch itself, another one of its concept, and so on{excluded}. The first bar (=) is of "
+            f"Shares of {_asking(rows)} patches of the transformed images, all that show an object: the nearest of all "
+            "original patches is the one that holds the patch's centre (the same patch), another one of its concept, and so "
+            f"on{excluded}. The first bar (=) is of "
             "untransformed images. Shifts are in pixels along both axes, rotations in degrees, blur by the side of its "
             "kernel, noise by its deviation.",
-            "Upper bound: the share whose counterpart can be told at all." if limits else "",
+            "Upper bound: the share whose centre lies within the original image." if limits else "",
             looks.note,
             "Figure 6 of the paper." if "other" in method else "Figures 5 and 11 of the paper.",
         ),
         alt=answers.numbers_in_words(alt, f"Shares that find {LABELS[FOUND[method]]}"),
     )
+
+
+def _asking(rows: Sequence[Row]) -> str:
+    """How many patches ask, which differs from level to level."""
+    counts = {row.count for row in rows}
+    return f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
 
 
 def _stack(variant, kind, rows, present, shares, limits) -> Stack:
@@ -128,7 +136,7 @@ def _found_table(by_method: Mapping[str, Sequence[Row]], bounds: Sequence[Row]) 
             numbers = [limits.get((setting,)) for setting in settings]
             entries.append(Entry("upper bound", numbers, untrained=True, group=group, label_is_name=False))
     columns = [Column("none" if setting == IDENTITY else setting) for setting in settings]
-    note = "Shares of the asked patches, means over the levels of each kind of transformation."
+    note = "Shares of the asking patches, means over the levels of each kind of transformation."
     return number_table("What is found again", "Backbone", columns, entries, note=note, best_in_group=True)
 
 
