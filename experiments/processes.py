@@ -202,18 +202,18 @@ def gathered(own: Shaped[np.ndarray, "n *rest"]) -> Shaped[np.ndarray, "all *res
     if jax.process_count() == 1:
         return own
     own = np.ascontiguousarray(own)
-    lengths = np.asarray(multihost_utils.process_allgather(np.array(own.nbytes, np.int64).view(np.int32).reshape(2)))
+    lengths = np.asarray(multihost_utils.process_allgather(np.array([len(own)], np.int64).view(np.int32)))
     lengths = np.ascontiguousarray(lengths).view(np.int64).ravel()
-    flat = own.reshape(-1).view(np.uint8)
-    parts = [np.empty(length, np.uint8) for length in lengths]
-    for start in range(0, int(lengths.max()), PIECE_BYTES):
-        size = min(PIECE_BYTES, int(lengths.max()) - start)
-        piece = np.zeros(size, np.uint8)
-        mine = flat[start : start + size]
+    parts = [np.empty((length, *own.shape[1:]), own.dtype) for length in lengths]
+    flat, *of_all = (part.reshape(-1).view(np.uint8) for part in (own, *parts))
+    longest = max(map(len, of_all))
+    for start in range(0, longest, PIECE_BYTES):
+        piece = np.zeros(min(PIECE_BYTES, longest - start), np.uint8)
+        mine = flat[start : start + len(piece)]
         piece[: len(mine)] = mine
-        for part, other in zip(parts, np.asarray(multihost_utils.process_allgather(piece)), strict=True):
-            part[start : start + size] = other[: max(0, len(part) - start)]
-    return np.concatenate(parts).view(own.dtype).reshape(-1, *own.shape[1:])
+        for part, other in zip(of_all, np.asarray(multihost_utils.process_allgather(piece)), strict=True):
+            part[start : start + len(piece)] = other[: max(0, len(part) - start)]
+    return np.concatenate(parts)
 
 
 def share(count: int) -> range:

@@ -5,10 +5,12 @@ import signal
 import socket
 import time
 
+import numpy as np
 import pytest
 
 from experiments import processes
 from experiments.processes import PEER_LOST
+from tests.experiments.gathering import arrays, digest
 from tests.experiments.launching import COMPILED, ended, launch, launch_together
 from vitprobe_jax.metrics.results import read_table
 
@@ -82,6 +84,22 @@ def test_when_one_is_killed_the_others_end_in_one_line_and_resume_completes(tmp_
     for code, _, err in map(ended, start_together(tmp_path, "out", 2, "--resume")):
         assert code == 0, err
     assert read_table(tmp_path / "out" / "results.parquet").equals(read_table(alone / "results.parquet"))
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_arrays_of_all_processes_are_gathered_to_the_bit(count):
+    """In pieces of 16 bytes; with one process that has nothing."""
+    started = launch_together("tests.experiments.gathering", count)
+    expected = [np.concatenate(leaves) for leaves in zip(*map(arrays, range(count)), strict=True)]
+    turns = np.concatenate([np.arange(process, 7, count) for process in range(count)])
+    for code, out, err in map(ended, started):
+        assert code == 0, err
+        assert out.splitlines()[-1].split() == [digest(expected), digest([turns])]
+
+
+def test_one_process_keeps_what_it_has():
+    for leaf in arrays(0):
+        assert processes.gathered(leaf) is leaf
 
 
 def test_whether_the_first_process_of_a_run_still_answers():

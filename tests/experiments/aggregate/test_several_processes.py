@@ -7,7 +7,8 @@ from tests.experiments.launching import ended, launch, launch_together
 
 
 @pytest.mark.slow
-def test_two_processes_come_to_the_table_of_one(tmp_path):
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_together_come_to_the_table_of_one(tmp_path, count):
     objects = write_objects(tmp_path / "objects", seed=0, size=(40, 48))
     flags = [
         f"--dataset=imagefolder:{objects}",
@@ -22,7 +23,7 @@ def test_two_processes_come_to_the_table_of_one(tmp_path):
         "--representations=mean,abmilp_1",
     ]
     alone = launch("experiments.aggregate", *flags, f"--out={tmp_path / 'alone'}")
-    together = launch_together("experiments.aggregate", 2, *flags, f"--out={tmp_path / 'together'}")
+    together = launch_together("experiments.aggregate", count, *flags, f"--out={tmp_path / 'together'}")
     for code, _, err in map(ended, (alone, *together)):
         assert code == 0, err
     # Micro batches are dealt into parts of one size, whatever the processes: not only close, but equal.
