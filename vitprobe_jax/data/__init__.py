@@ -27,9 +27,9 @@ def open_dataset(spec: str, *, seed: int) -> Dataset:
 
     `ade20k:DIR`, `bdd100k:DIR`, `broden:DIR`, `cars:DIR`, `cityscapes:DIR`, `coco:DIR`, `cub200:DIR`, `fair1m:DIR`,
     `food101:DIR`, `imagefolder:DIR`, `imagenet200:DIR`, `mot16:DIR`, `mot17:DIR`, `mot20:DIR`, `nuswide:DIR`, `pets:DIR`,
-    `resisc45:DIR`, `shapes:N`, `tfds:NAME[@DATA_DIR]` and `ucmerced:DIR`. Results call a folder by its last name alone, and a
-    data set of tfds by its name and version, so that moving the data changes no table. Data sets of tracks (bdd100k, mot16,
-    mot17, mot20) have no split `train`; those of many labels an image (coco, nuswide) are `Dataset.multilabel`.
+    `resisc45:DIR`, `shapes:N`, `tfds:NAME[@DATA_DIR]` and `ucmerced:DIR`. Results call a folder by its last name alone, and
+    a data set of tfds by its name and version, so that moving the data changes no table. Data sets of tracks (bdd100k,
+    mot16, mot17, mot20) have no split `train`; those of many labels an image (coco, nuswide) are `Dataset.multilabel`.
 
     Args:
         spec: as given to `--dataset`.
