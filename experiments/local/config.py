@@ -21,6 +21,7 @@ PARTS = (
     "layers",
     "scale",
 )
+FEATURE_NORMS = ("none", "center", "standardize")
 TILINGS = ("tiles", "whole")
 METHODS = ("knn", "knn_batchnorm", "linear", "linear_gradient", "linear_batchnorm")
 FIGURE_METHODS = ("knn", "linear", "linear_batchnorm")
@@ -43,6 +44,7 @@ class LocalConfig(RunConfig):
     methods: tuple[str, ...]
     neighbours: tuple[int, ...]
     metric: str
+    feature_norm: str
     drop_features: tuple[int, ...]
     corruptions: tuple[str, ...]
     transformations: tuple[str, ...]
@@ -116,6 +118,14 @@ def define_local_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     listed("methods", list(METHODS), f"How patches are classified, of {','.join(METHODS)}.")
     listed("neighbours", ["1"], "Numbers k of nearest neighbours that vote, at most 200.")
     flags.DEFINE_enum("metric", "l2", get_args(Metric), "Distance of nearest neighbours.", flag_values=values)
+    flags.DEFINE_enum(
+        "feature_norm",
+        "none",
+        list(FEATURE_NORMS),
+        "Features of every part but reconstruction: as they are, less their mean over the patches of the training draw "
+        "(center), or also divided by their deviation (standardize); --drop_features goes by the features as they are.",
+        flag_values=values,
+    )
     listed(
         "drop_features",
         ["0", "200"],
@@ -154,6 +164,7 @@ def local_config(values: flags.FlagValues) -> LocalConfig:
         methods=choices("methods", values.methods, METHODS),
         neighbours=tuple(sorted(set(_some("neighbours", values.neighbours)))),
         metric=values.metric,
+        feature_norm=values.feature_norm,
         drop_features=tuple(sorted(set(_some("drop_features", values.drop_features)))),
         corruptions=choices("corruptions", values.corruptions, tuple(CORRUPTIONS)),
         transformations=choices("transformations", values.transformations, tuple(RETRIEVALS)),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from vitprobe_jax.data.shots import Draw, draw_shots
 from vitprobe_jax.data.tiles import TiledSplit
 from vitprobe_jax.data.transformations import Transformation, TransformedSplit
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.features.moments import GroupedMoments, highest_variance
+from vitprobe_jax.features.moments import GroupedMoments, Moments, highest_variance
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.types import Split
 
@@ -260,8 +260,10 @@ class Workbench:
         return self.drawn.draws["train"].rank[self.owner(tiling, "train")]
 
     def take(self, view: View, split: Split, cell: Cell, cells: Sequence[Cell]) -> Float[np.ndarray, "I R D"]:
-        """The rows of a view, see `ViewRows.get`."""
-        return self.rows.get(view, split, cell, cells)
+        """The rows of a view, see `ViewRows.get`, as `--feature_norm` changes them."""
+        rows = self.rows.get(view, split, cell, cells)
+        norm = self.norm(cell, cells)
+        return rows if norm is None else norm(rows)
 
     def blocks(
         self,
@@ -273,17 +275,36 @@ class Workbench:
         images: range | None = None,
         ends: Int[np.ndarray, " n"] | None = None,
     ) -> Iterator[Block]:
-        """The rows of a view in blocks, see `ViewRows.blocks`.
+        """The rows of a view in blocks, see `ViewRows.blocks`, as `--feature_norm` changes them.
 
         Where a view is extracted anew whenever it is read, the first reading of all its images leaves their moments behind,
         so that `keep` needs no other one.
         """
         blocks = self.rows.blocks(view, split, cell, cells, images=images, ends=ends)
         everything = images is None or images == range(len(view.splits[split]))
-        wanted = split == self.fitted_on and any(self.drops) and (view.key, cell) not in self._variances
+        wanted = split == self.fitted_on and any(self.drops) and (view.key, cell) not in self._known_moments
         if everything and wanted and not self.rows.fits(view, split):
-            return self._with_moments(blocks, (view.key, cell))
-        return blocks
+            blocks = self._with_moments(blocks, (view.key, cell))
+        norm = self.norm(cell, cells)
+        return blocks if norm is None else (block._replace(rows=norm(block.rows)) for block in blocks)
+
+    def norm(self, cell: Cell, cells: Sequence[Cell]) -> Callable[[np.ndarray], np.ndarray] | None:
+        """What `--feature_norm` does to rows of a cell; None where it does nothing.
+
+        Its statistics are those of all patches of the training draw, fed as the first of `--tiling` says, for every view:
+        corrupted images, other tilings and pooled rows are normalised as clean patches are. A constant feature is not
+        scaled.
+        """
+        if self.config.feature_norm == "none":
+            return None
+        moments = self._moments(self.view(self.config.tiling[0]), cell, cells)
+        mean = moments.mean.astype(np.float32)
+        # What varies by no more than float32's rounding of its mean is constant.
+        varies = moments.variance > (np.finfo(np.float32).eps * moments.mean) ** 2
+        deviation = np.sqrt(np.where(varies, moments.variance, 1.0)).astype(np.float32)
+        if self.config.feature_norm == "center":
+            deviation = np.ones_like(deviation)
+        return lambda rows: (rows - mean) / deviation
 
     def check_room(self, count: int, what: str) -> None:
         """Makes sure that rows which are needed at once fit `--host_memory`.
@@ -310,30 +331,34 @@ class Workbench:
         return highest_variance(self.variance(view, cell, cells), dropped)
 
     def variance(self, view: View, cell: Cell, cells: Sequence[Cell]) -> Float[np.ndarray, " D"]:
+        """Of each feature over all patches of the training draw, before any `--feature_norm`."""
+        return self._moments(view, cell, cells).variance
+
+    def _moments(self, view: View, cell: Cell, cells: Sequence[Cell]) -> Moments:
         """Of each feature over all patches of the training draw.
 
         In float64, by groups of images that are dealt over the processes: neither blocks nor processes change a bit of it.
         """
         key = (view.key, cell)
-        if key not in self._variances:
+        if key not in self._known_moments:
             size, num_images = GroupedMoments.GROUP, len(view.splits[self.fitted_on])
             own = processes.share(-(-num_images // size))
             images = range(own.start * size, min(own.stop * size, num_images))
             moments = GroupedMoments(self.backbone.spec.config.width)
             for block in self.rows.blocks(view, self.fitted_on, cell, cells, images=images):
                 moments.add(*block)
-            self._variances[key] = GroupedMoments.merged(processes.gathered(moments.groups)).variance
-        return self._variances[key]
+            self._known_moments[key] = GroupedMoments.merged(processes.gathered(moments.groups))
+        return self._known_moments[key]
 
     def _with_moments(self, blocks: Iterator[Block], key: tuple) -> Iterator[Block]:
         moments = GroupedMoments(self.backbone.spec.config.width)
         for block in blocks:
             moments.add(*block)
             yield block
-        self._variances[key] = GroupedMoments.merged(moments.groups).variance
+        self._known_moments[key] = GroupedMoments.merged(moments.groups)
 
     @functools.cached_property
-    def _variances(self) -> dict:
+    def _known_moments(self) -> dict[tuple, Moments]:
         return {}
 
     @property

@@ -153,3 +153,17 @@ def test_chunks_are_put_together_again():
     made = list(regrouped(iter(chunks), ranges))
     for part, of_range in zip(made, ranges, strict=True):
         np.testing.assert_array_equal(part, rows[of_range.start : of_range.stop])
+
+
+@pytest.mark.parametrize("host_memory", [512, 1])
+@pytest.mark.parametrize("kind", ["center", "standardize"])
+def test_features_are_normalised_by_the_patches_of_the_training_draw(kind, host_memory, whole, tmp_path):
+    """Of every view, also where it is read in parts; which features have the highest variance is decided before."""
+    bench, view = bench_of(tmp_path, f"--feature_norm={kind}", f"--host_memory={host_memory}"), whole.view("tiles")
+    train, val = (whole.take(view, split, CELL, CELLS).astype(np.float64) for split in ("train", "val"))
+    patches = train.reshape(-1, train.shape[-1])
+    scale = patches.std(axis=0) if kind == "standardize" else 1.0
+    blocks = np.concatenate([block.rows for block in bench.blocks(view, "val", CELL, CELLS)])
+    np.testing.assert_allclose(blocks, (val - patches.mean(axis=0)) / scale, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(bench.take(view, "train", CELL, CELLS)[0].dtype, np.float32)
+    assert (bench.keep(view, CELL, CELLS, 8) == whole.keep(view, CELL, CELLS, 8)).all()

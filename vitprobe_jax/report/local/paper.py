@@ -43,6 +43,7 @@ _OTHER_SUPERVISED = ("deit", "deit_distilled", "augreg")
 _PROTOCOL = {
     "max_images": 0,
     "metric": "l2",
+    "feature_norm": "none",
     "tokens": ("x2",),
     "layers": OneOf(("last", (11,))),
     "image_size": (224, 224),
