@@ -1,6 +1,7 @@
 """Side-by-side benchmarks, rivals in the same run, on equal data: `python -m experiments.bench NAME`.
 
-NAME is one of `probes`, `growth`, `stream`, `cosine`, `metrics`, `knn`, `heads`, `attention`, `extract`, `data`, `labels`.
+NAME is one of `probes`, `growth`, `stream`, `cosine`, `metrics`, `knn`, `heads`, `attention`, `boxes`, `extract`, `data`,
+`labels`.
 The last line ends in a plain number: how many times the library's time the fastest rival takes (in the worst case, where
 there are several); `growth`, `stream`, `heads`, `attention`, `data`, `labels` and, on an accelerator, `knn` say their own.
 """
@@ -17,6 +18,7 @@ from absl import flags
 
 from experiments.benchmarks import (
     attention,
+    boxes,
     cosine,
     data,
     extract,
@@ -44,6 +46,7 @@ BENCHMARKS = {
     "knn": knn,
     "heads": heads,
     "attention": attention,
+    "boxes": boxes,
     "extract": extract,
     "data": data,
     "labels": labels,
@@ -85,7 +88,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_list("neighbours", ["20", "1", "200"], "neighbours of each in knn", flag_values=values)
     flags.DEFINE_list("archs", ["vits16", "vitb16"], "DINO archs of extract and attention", flag_values=values)
     flags.DEFINE_list("batch_sizes", ["8", "32"], "images a call of extract and attention", flag_values=values)
-    flags.DEFINE_integer("image_size", 224, "pixels a side of the images of extract and attention", flag_values=values)
+    flags.DEFINE_integer(
+        "image_size", 224, "pixels a side of the images of extract, attention and boxes", flag_values=values
+    )
     flags.DEFINE_integer(
         "probe_memory", DEFAULT_MEMORY_MB, "MiB that fitting hyperplanes may take beside the table", flag_values=values
     )

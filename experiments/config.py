@@ -233,7 +233,7 @@ def define_launch_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "What to probe: broden:DIR, imagefolder:DIR, imagenet200:DIR, cub200:DIR, cars:DIR, pets:DIR, food101:DIR, "
         "ucmerced:DIR, resisc45:DIR, cityscapes:DIR, ade20k:DIR, fair1m:DIR, tfds:NAME or "
         "shapes:N (procedural, N images); experiments.local and experiments.aggregate take several, by commas, the one "
-        "mot17:DIR and bdd100k:DIR too, the other coco:DIR and nuswide:DIR.",
+        "mot16:DIR, mot17:DIR, mot20:DIR and bdd100k:DIR too, the other coco:DIR and nuswide:DIR.",
     )
     define.integer("num_workers", 0, "Processes that decode images; 0 decodes in threads.")
     define.string("out", "", "Results folder, or gs://BUCKET/NAME.")

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -61,9 +61,13 @@ class PreparedData:
         splits = self.dataset.splits.items()
         return {name: draw_subset(split, self.config.max_images, self.config.seed) for name, split in splits}
 
+    def shapes(self, backbone: Backbone) -> dict[Split, RowShape]:
+        """The shape of the rows of one cell over each split."""
+        return {split: self._shape(backbone, split) for split in self.splits}
+
     def plan(self, backbone: Backbone, cells: Sequence[Cell]) -> BackbonePlan:
         """What has to be done to have the tables of these cells."""
-        shapes = {split: self._shape(backbone, split) for split in self.splits}
+        shapes = self.shapes(backbone)
         on_disk = self.config.cache_dir is not None
         plan = plan_backbone(backbone.spec.name, cells, shapes, self.bounds, on_disk=on_disk)
         wanted = len(cells) * sum(shape.num_shards for shape in shapes.values())
@@ -93,8 +97,17 @@ class PreparedData:
             return self._read_labels(*grid)
         return self._picked(*grid)[0]
 
-    def extract(self, backbone: Backbone, plan: BackbonePlan, cells: Sequence[Cell]) -> None:
+    def extract(
+        self, backbone: Backbone, plan: BackbonePlan, cells: Sequence[Cell], *, report_errors: bool = True
+    ) -> None:
         """One pass over the images: afterwards the rows of all cells are in their store, those of all processes.
+
+        Args:
+            backbone: the frozen model.
+            plan: of these cells.
+            cells: (block, token) pairs.
+            report_errors: note the images that cannot be decoded, and refuse a split that has no others. Without it the
+                caller reports them (`report_undecoded`), as when the images are part of a split.
 
         Raises:
             InputError: bad images, a cache that cannot be written.
@@ -111,7 +124,8 @@ class PreparedData:
                     self._run(backbone, split, store, cells, shards, plan)
                 if cache:
                     on_first(lambda store=store: store.finish(cells))
-                self._tell_of_errors(split, store)
+                if report_errors:
+                    report_undecoded(self.folder, split, store.errors(), store.shape.num_images)
 
     def table(
         self, backbone: Backbone, split: Split, cell: Cell, labels: LabelTable, plan: BackbonePlan
@@ -293,14 +307,6 @@ class PreparedData:
                 picks=picks,
             )
 
-    def _tell_of_errors(self, split: Split, store: RowStore) -> None:
-        errors = list(store.errors().values())
-        if len(errors) == store.shape.num_images:
-            raise InputError(f"--dataset: no image of {split} could be decoded; the first: {errors[0]}")
-        if errors:
-            logging.warning("%s: left out %d corrupt images; the first: %s", split, len(errors), errors[0])
-            self.folder.note(f"{split}: left out {len(errors)} images that cannot be decoded: {'; '.join(errors[:5])}")
-
     def _cache(self, backbone: Backbone) -> FeatureCache | None:
         if self.config.cache_dir is None:
             return None
@@ -336,3 +342,23 @@ class PreparedData:
             "task": self.task,
             "patch_label": self.config.patch_label,
         }
+
+
+def report_undecoded(folder: ResultsFolder, split: Split, errors: Mapping[int, str], num_images: int) -> None:
+    """Notes the images of a split that cannot be decoded.
+
+    Args:
+        folder: takes the note.
+        split: its name.
+        errors: what is wrong with each of these images, by number.
+        num_images: images of the split.
+
+    Raises:
+        InputError: no image can be decoded.
+    """
+    messages = [errors[image] for image in sorted(errors)]
+    if messages and len(messages) == num_images:
+        raise InputError(f"--dataset: no image of {split} could be decoded; the first: {messages[0]}")
+    if messages:
+        logging.warning("%s: left out %d corrupt images; the first: %s", split, len(messages), messages[0])
+        folder.note(f"{split}: left out {len(messages)} images that cannot be decoded: {'; '.join(messages[:5])}")

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from experiments.config import LaunchConfig
 from vitprobe_jax.cli import StopError
@@ -31,6 +31,8 @@ Config = TypeVar("Config", bound=LaunchConfig)
 
 HEARTBEAT_SECONDS = 20
 """A process that is silent for so long is taken for dead; one that closes its connections is seen at once."""
+PIECE_BYTES = 64 << 20
+"""Of each process, that travel at a time."""
 INTERRUPTED = "interrupted; what was finished is kept: go on with the same command and --resume"
 PEER_LOST = "another process of this run ended; what was finished is kept: start all of them again with --resume"
 _GUARDED = "VITPROBE_GUARDED"
@@ -187,10 +189,42 @@ def total(counts: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
     return np.asarray(multihost_utils.process_allgather(halves)).view(np.int64)[..., 0].sum(axis=0)
 
 
+def gathered(own: Shaped[np.ndarray, "n *rest"]) -> Shaped[np.ndarray, "all *rest"]:
+    """What all processes have, one after the other along the first axis, to the last bit.
+
+    Args:
+        own: of this process; all have the same type and the same further axes, and any number of entries, none too.
+
+    Returns:
+        The same array in every process. It travels as bytes, in pieces of `PIECE_BYTES` of each process, so that JAX neither
+        cuts 64-bit numbers nor holds it several times.
+    """
+    if jax.process_count() == 1:
+        return own
+    own = np.ascontiguousarray(own)
+    lengths = np.asarray(multihost_utils.process_allgather(np.array(own.nbytes, np.int64).view(np.int32).reshape(2)))
+    lengths = np.ascontiguousarray(lengths).view(np.int64).ravel()
+    flat = own.reshape(-1).view(np.uint8)
+    parts = [np.empty(length, np.uint8) for length in lengths]
+    for start in range(0, int(lengths.max()), PIECE_BYTES):
+        size = min(PIECE_BYTES, int(lengths.max()) - start)
+        piece = np.zeros(size, np.uint8)
+        mine = flat[start : start + size]
+        piece[: len(mine)] = mine
+        for part, other in zip(parts, np.asarray(multihost_utils.process_allgather(piece)), strict=True):
+            part[start : start + size] = other[: max(0, len(part) - start)]
+    return np.concatenate(parts).view(own.dtype).reshape(-1, *own.shape[1:])
+
+
 def share(count: int) -> range:
     """This process' part of `count` consecutive things."""
     ends = [count * p // jax.process_count() for p in (jax.process_index(), jax.process_index() + 1)]
     return range(*ends)
+
+
+def has_turn(number: int) -> bool:
+    """Whether the thing of this number is this process' own, where things are dealt to all processes in turn."""
+    return number % jax.process_count() == jax.process_index()
 
 
 def make_meshes(num_devices: int) -> tuple[Mesh, Mesh]:

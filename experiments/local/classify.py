@@ -1,23 +1,75 @@
-"""Patches are told by their neighbours or by a linear probe, and held against the pixels that they show."""
+"""Patches are classified by their neighbours or by a linear probe, and compared with the pixels that they show."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
+from experiments.local.views import View
 from experiments.local.workbench import Workbench
+from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.metrics.segmentation import confusion, scores
 from vitprobe_jax.probes.knn import nearest
-from vitprobe_jax.probes.linear import LinearConfig, LinearProbes, fit_linear, predict
+from vitprobe_jax.probes.linear import EPSILON, LinearConfig, LinearProbes, fit_linear, predict
 from vitprobe_jax.probes.votes import classify
 
 Predictions = dict[tuple[str, int], Int[np.ndarray, " Q"]]
-"""Concepts from 0 on, by (method, features left out); a method is `1-nn`, `linear`, `linear_batchnorm`."""
+"""Concepts from 0 on, by (method, features left out); a method is `1-nn`, `1-nn batchnorm` or a name of `PROBES`."""
+
+PROBES = {"linear": "minimum", "linear_gradient": "gradient", "linear_batchnorm": "batch_norm"}
+"""The kind of `LinearConfig` of every linear method."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingPatches:
+    """The patches of the largest training draw whose majority carries a concept.
+
+    Attributes:
+        rows: their features.
+        labels: their concepts, from 0 on.
+        rank: of each patch's image: the draw of n images a group are those below n.
+    """
+
+    rows: Float[np.ndarray, "N D"]
+    labels: Int[np.ndarray, " N"]
+    rank: Int[np.ndarray, " N"]
+
+    @classmethod
+    def of(cls, bench: Workbench, view: View, tiling: str, cell: Cell, cells: Sequence[Cell]) -> "TrainingPatches":
+        """Read block by block.
+
+        Raises:
+            InputError: they do not fit `--host_memory`: whoever looks for neighbours needs all of them at once.
+        """
+        bench.rows.check(view)  # Before minutes are spent on counting labels.
+        majority = bench.counts(tiling, "train").majority()
+        used, width = majority > 0, bench.backbone.spec.config.width
+        needed, allowed = 4 * width * int(used.sum()), bench.rows.bounds.host
+        if needed > allowed:
+            raise InputError(
+                f"--host_memory: {used.sum()} training patches of {bench.dataset.name} take {(needed >> 20) + 1} MiB, more "
+                f"than the {allowed >> 20} MiB that are allowed; give fewer --images_per_group, or more memory"
+            )
+        rows, start = np.empty((int(used.sum()), width), np.float32), 0
+        for block in bench.blocks(view, "train", cell, cells):
+            chosen = block.rows[used[block.images]]
+            rows[start : start + len(chosen)] = chosen
+            start += len(chosen)
+        return cls(rows, majority[used] - 1, np.repeat(bench.rank(tiling), used.sum(axis=1)))
+
+    def drawn(self, shots: int) -> tuple[Float[np.ndarray, "N D"], Int[np.ndarray, " N"]]:
+        """Rows and labels of the draw of `shots` images a group, 0 for all."""
+        chosen = self.rank < shots
+        if shots == 0 or chosen.all():
+            return self.rows, self.labels
+        return self.rows[chosen], self.labels[chosen]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,33 +95,38 @@ class PatchClassifier:
     def of(
         cls,
         bench: Workbench,
-        rows: Float[np.ndarray, "I P D"],
+        train: TrainingPatches,
         keeps: Mapping[int, Bool[np.ndarray, " D"]],
         methods: tuple[str, ...],
         *,
-        tiling: str,
         shots: int,
     ) -> "PatchClassifier | None":
-        """From the patches, of the draw of `shots` images a group (0: all), whose majority carries a concept; None: there
-        are none.
-        """
-        majority = bench.counts(tiling, "train").majority()
-        drawn = np.ones(len(rows), bool) if shots == 0 else bench.rank(tiling) < shots
-        used = (majority > 0) & drawn[:, None]
-        return cls(bench, rows[used], majority[used] - 1, keeps, methods) if used.any() else None
+        """From the training patches of the draw of `shots` images a group (0: all); None: there are none."""
+        rows, labels = train.drawn(shots)
+        return cls(bench, rows, labels, keeps, methods) if len(rows) else None
 
     def __call__(self, queries: Float[np.ndarray, "Q D"]) -> Predictions:
         """What each method and variant takes patches for."""
         told = {}
         for method in self.methods:
-            if method == "knn":
-                for dropped, keep in self.keeps.items():
-                    voted = self._by_neighbours(queries, keep)
-                    told |= {(name, dropped): concepts for name, concepts in voted.items()}
-            else:
+            if method in PROBES:
                 by_variant = zip(self.keeps, predict(self.probes(method), queries), strict=True)
                 told |= {(method, dropped): concepts for dropped, concepts in by_variant}
+                continue
+            shifts, scales = self._norms(method, queries.shape[-1])
+            for (dropped, keep), shift, scale in zip(self.keeps.items(), shifts, scales, strict=True):
+                voted = self._by_neighbours(queries, shift[None], scale[None] * keep[None])
+                suffix = " batchnorm" if method == "knn_batchnorm" else ""
+                told |= {(f"{name}{suffix}", dropped): concepts for name, concepts in voted.items()}
         return told
+
+    def _norms(self, method: str, width: int) -> tuple[Float[np.ndarray, "V D"], Float[np.ndarray, "V D"]]:
+        """What each variant's features are lessened and multiplied by: nothing, or as the BatchNorm of the linear probe."""
+        if method == "knn":
+            shape = len(self.keeps), width
+            return np.zeros(shape, np.float32), np.ones(shape, np.float32)
+        probes = self.probes("linear_batchnorm")
+        return np.asarray(probes.mean), 1 / np.sqrt(np.asarray(probes.variance) + EPSILON)
 
     def probes(self, method: str) -> LinearProbes:
         """The linear probes of all variants, in the order of `keeps`."""
@@ -84,16 +141,16 @@ class PatchClassifier:
             self.labels,
             len(self.bench.dataset.concepts),
             np.stack(list(self.keeps.values())).astype(np.float32),
-            LinearConfig(batch_norm=method == "linear_batchnorm"),
+            LinearConfig(kind=PROBES[method]),
             mesh=self.bench.mesh,
         )
 
-    def _by_neighbours(self, queries, keep) -> dict[str, Int[np.ndarray, " Q"]]:
+    def _by_neighbours(self, queries, shift, scale) -> dict[str, Int[np.ndarray, " Q"]]:
         """The votes of each of `--neighbours`; of all patches there are, where they are fewer."""
         config = self.bench.config
         found = nearest(
-            queries * keep[None],
-            self.rows * keep[None],
+            (queries - shift) * scale,
+            (self.rows - shift) * scale,
             k=min(max(config.neighbours), len(self.rows)),
             metric=config.metric,
             memory=config.knn_memory << 20,
@@ -101,6 +158,19 @@ class PatchClassifier:
         )
         labels = self.labels[found.indices]
         return {f"{k}-nn": classify(labels[:, :k], len(self.bench.dataset.concepts)) for k in config.neighbours}
+
+
+def classify_view(
+    bench: Workbench, classifiers: Mapping[Key, PatchClassifier], view: View, cell: Cell, cells: Sequence[Cell]
+) -> dict[Key, Predictions]:
+    """What classifiers take all held-out patches of a view for, read block by block, and once for all of them."""
+    told: dict[Key, dict[tuple[str, int], list[np.ndarray]]] = {key: {} for key in classifiers}
+    for block in bench.blocks(view, "val", cell, cells):
+        queries = block.rows.reshape(-1, block.rows.shape[-1])
+        for key, classifier in classifiers.items():
+            for variant, concepts in classifier(queries).items():
+                told[key].setdefault(variant, []).append(concepts)
+    return {key: {variant: np.concatenate(parts) for variant, parts in of_key.items()} for key, of_key in told.items()}
 
 
 def measured_rows(

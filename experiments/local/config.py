@@ -22,7 +22,9 @@ PARTS = (
     "scale",
 )
 TILINGS = ("tiles", "whole")
-METHODS = ("knn", "linear", "linear_batchnorm")
+METHODS = ("knn", "knn_batchnorm", "linear", "linear_gradient", "linear_batchnorm")
+FIGURE_METHODS = ("knn", "linear", "linear_batchnorm")
+"""Those of the curves of parts variance and corruptions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,9 @@ def define_local_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     listed(
         "transformations", list(RETRIEVALS), f"Kinds of images whose patches are looked for, of {','.join(RETRIEVALS)}."
     )
-    listed("gaps", ["1", "2", "4", "8", "16"], "Frames between a tracked object and where it is looked for.")
+    listed(
+        "gaps", ["1", "2", "4", "8", "16", "32", "64"], "Frames between a tracked object and where it is looked for."
+    )
     number("native_gsd", None, "Metres a pixel of the images of part scale, as they are.")
     listed(
         "gsds", [], "Metres a pixel that part scale resizes images to; default: once, twice and four times their own."

@@ -25,7 +25,7 @@ from vitprobe_jax.types import Split
 
 _OFFERED_BY = {
     "masks": "to --dataset one of cityscapes:DIR, ade20k:DIR, fair1m:DIR, broden:DIR or shapes:N",
-    "tracks": "to --dataset one of mot17:DIR or bdd100k:DIR",
+    "tracks": "to --dataset one of mot16:DIR, mot17:DIR, mot20:DIR or bdd100k:DIR",
     "classes": "to --dataset one of ucmerced:DIR, resisc45:DIR or imagefolder:DIR",
     "images": "to --dataset any of photographs",
 }

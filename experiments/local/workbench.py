@@ -2,15 +2,16 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
+from experiments import processes
 from experiments.local.config import LocalConfig
-from experiments.local.views import View, ViewRows
+from experiments.local.views import Block, View, ViewRows
 from experiments.measuring import measured_row
 from vitprobe_jax.backbones.loading import Backbone
 from vitprobe_jax.data.dataset import Dataset, FrameSplit, ImageSplit, ImageSubset, draw_indices, image_size
@@ -18,7 +19,7 @@ from vitprobe_jax.data.label_counts import LabelCounts, count_labels
 from vitprobe_jax.data.shots import Draw, draw_shots
 from vitprobe_jax.data.tiles import TiledSplit
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.features.moments import feature_moments, highest_variance
+from vitprobe_jax.features.moments import GroupedMoments, highest_variance
 from vitprobe_jax.features.store import Cell
 from vitprobe_jax.types import Split
 
@@ -119,12 +120,14 @@ class Drawn:
         return {name: TiledSplit(split, self.tile) for name, split in self.splits.items()}
 
     def counts(self, tiling: str, split: Split, size: tuple[int, int], patch_size: int) -> LabelCounts:
-        """What the patches carry, of the images or of their tiles."""
+        """What the patches carry, of the images or of their tiles; every process counts its share of them."""
         key = (tiling, split, size, patch_size)
         if key not in self._counted:
             images = (self.tiles if tiling == "tiles" else self.splits)[split]
+            own = ImageSubset(images, np.array(processes.share(len(images)), int))
             transform = View({}, "", size).transform
-            self._counted[key] = count_labels(images, self.dataset.concepts, transform=transform, patch_size=patch_size)
+            counted = count_labels(own, self.dataset.concepts, transform=transform, patch_size=patch_size)
+            self._counted[key] = LabelCounts(processes.gathered(counted.counts), counted.concepts)
         return self._counted[key]
 
     @functools.cached_property
@@ -229,18 +232,56 @@ class Workbench:
         """The rows of a view, see `ViewRows.get`."""
         return self.rows.get(view, split, cell, cells)
 
+    def blocks(
+        self,
+        view: View,
+        split: Split,
+        cell: Cell,
+        cells: Sequence[Cell],
+        *,
+        images: range | None = None,
+        ends: Int[np.ndarray, " n"] | None = None,
+    ) -> Iterator[Block]:
+        """The rows of a view in blocks, see `ViewRows.blocks`.
+
+        Where a view is extracted anew whenever it is read, the first reading of all its images leaves their moments behind,
+        so that `keep` needs no other one.
+        """
+        blocks = self.rows.blocks(view, split, cell, cells, images=images, ends=ends)
+        everything = images is None or images == range(len(view.splits[split]))
+        wanted = split == self.fitted_on and any(self.drops) and (view.key, cell) not in self._variances
+        if everything and wanted and not self.rows.fits(view, split):
+            return self._with_moments(blocks, (view.key, cell))
+        return blocks
+
     def keep(self, view: View, cell: Cell, cells: Sequence[Cell], dropped: int) -> Bool[np.ndarray, " D"]:
         """Which features a variant keeps: all but those of highest variance over the patches of the training draw."""
+        if not dropped:
+            return np.ones(self.backbone.spec.config.width, bool)
         return highest_variance(self.variance(view, cell, cells), dropped)
 
     def variance(self, view: View, cell: Cell, cells: Sequence[Cell]) -> Float[np.ndarray, " D"]:
-        """Of each feature over all patches of the training draw."""
+        """Of each feature over all patches of the training draw.
+
+        In float64, by groups of images that are dealt over the processes: neither blocks nor processes change a bit of it.
+        """
         key = (view.key, cell)
         if key not in self._variances:
-            rows = self.take(view, self.fitted_on, cell, cells)
-            rows = np.delete(rows, self.rows.left_out(view, self.fitted_on), axis=0)
-            self._variances[key] = np.asarray(feature_moments(rows.reshape(-1, rows.shape[-1])).variance)
+            size, num_images = GroupedMoments.GROUP, len(view.splits[self.fitted_on])
+            own = processes.share(-(-num_images // size))
+            images = range(own.start * size, min(own.stop * size, num_images))
+            moments = GroupedMoments(self.backbone.spec.config.width)
+            for block in self.rows.blocks(view, self.fitted_on, cell, cells, images=images):
+                moments.add(*block)
+            self._variances[key] = GroupedMoments.merged(processes.gathered(moments.groups)).variance
         return self._variances[key]
+
+    def _with_moments(self, blocks: Iterator[Block], key: tuple) -> Iterator[Block]:
+        moments = GroupedMoments(self.backbone.spec.config.width)
+        for block in blocks:
+            moments.add(*block)
+            yield block
+        self._variances[key] = GroupedMoments.merged(moments.groups).variance
 
     @functools.cached_property
     def _variances(self) -> dict:

@@ -13,7 +13,7 @@ from tests.data.class_tree import write_classes
 from tests.data.coco_tree import write_coco
 from tests.data.fair1m_tree import write_fair1m
 from tests.data.fine_trees import write_cars, write_cub200, write_food101, write_pets
-from tests.data.mot17_tree import write_mot17
+from tests.data.mot_tree import write_mot
 from tests.data.nuswide_tree import write_nuswide
 from tests.data.scenes_tree import write_resisc45, write_ucmerced
 from vitprobe_jax import cli
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
         "cityscapes": write_cityscapes(root / "streets", size=(256, 512), seed=seed),
         "ade20k": write_ade20k(root / "rooms", seed=seed),
         "fair1m": write_fair1m(root / "aerial", seed=seed, num_images=4, size=(448, 448)),
-        "mot17": write_mot17(root / "people", seed=seed, num_frames=10, size=(240, 320)),
+        "mot17": write_mot(root / "people", seed=seed, num_frames=10, size=(240, 320)),
         "bdd100k": write_bdd100k(root / "traffic", seed=seed, num_frames=10, size=(240, 426)),
         "imagefolder": write_classes(root / "scenes", seed=seed),
         "ucmerced": write_ucmerced(root, seed=seed),

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 from experiments import bench
-from experiments.benchmarks import data, growth, heads, labels, planted, probes, problem, scale
+from experiments.benchmarks import boxes, data, growth, heads, labels, planted, probes, problem, scale
 from experiments.benchmarks.comparison import Comparison, format_table
 from experiments.benchmarks.config import require
 from experiments.benchmarks.timing import Measurement, Work, measure
@@ -176,6 +176,15 @@ def test_heads_end_in_all_ratios():
 def test_heads_need_a_batch():
     with pytest.raises(InputError, match="--rows=200"):
         compare("heads", "--rows=200")
+
+
+def test_boxes_are_those_of_opencv(monkeypatch):
+    """Of maps that both enlarge for themselves: a few pixels may fall on the other side of a level."""
+    pytest.importorskip("cv2")
+    monkeypatch.setattr(boxes, "MAPS", 4)
+    (comparison,) = compare("boxes", "--image_size=64")
+    assert comparison.measurements[0].evidence.shape == (4, 2, 1000)
+    assert comparison.quality["overlaps equal"][1] > 0.98
 
 
 def test_growth_ends_in_the_worst_share_over_the_first():

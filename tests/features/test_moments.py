@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tests.probes.tables import mesh_of, random_labels
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features import moments
-from vitprobe_jax.features.moments import feature_moments, highest_variance, table_mean, table_variance, variant_name
+from vitprobe_jax.features.moments import (
+    GroupedMoments,
+    feature_moments,
+    highest_variance,
+    table_mean,
+    table_variance,
+    variant_name,
+)
 from vitprobe_jax.features.streaming import HostRows
 from vitprobe_jax.features.table import DATA_AXIS, place_table
 
@@ -74,3 +83,27 @@ def test_more_features_than_there_are_cannot_be_left_out(m):
 
 def test_a_variant_has_a_name_of_its_own():
     assert (variant_name("mae_vitb16", 200), variant_name("mae_vitb16", 0)) == ("mae_vitb16-200", "mae_vitb16")
+
+
+def test_grouped_moments_are_those_of_all_images_and_the_same_in_any_blocks_and_processes(rows, monkeypatch):
+    monkeypatch.setattr(GroupedMoments, "GROUP", 5)
+    left_out = np.isin(np.arange(33), [5, 6, 32])
+
+    def of(ends):
+        """Each process has whole groups, each block any images."""
+        groups = []
+        for process in ends:
+            own = GroupedMoments(768)
+            for start, end in itertools.pairwise(process):
+                own.add(np.arange(start, end), rows[start:end], left_out[start:end])
+            groups.append(own.groups)
+        return GroupedMoments.merged(np.concatenate(groups))
+
+    together = of([[0, 33]])
+    for ends in ([[0, 1, 4, 13, 33]], [[0, 7, 20], [20, 24, 33]], [[0, 5], [], [5, 33]]):
+        jax.tree.map(np.testing.assert_array_equal, of(ends), together)
+    flat = np.delete(rows, [5, 6, 32], axis=0).reshape(-1, 768).astype(np.float64)
+    assert float(together.count) == len(flat)
+    np.testing.assert_allclose(together.mean, flat.mean(0), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(together.variance, flat.var(0), rtol=1e-9, atol=1e-15)
+    assert not GroupedMoments.merged(GroupedMoments(768).groups).variance.any()

@@ -1,56 +1,80 @@
 import numpy as np
 import pytest
 
-from vitprobe_jax.metrics.tracking import frame_pairs, nearest_objects, tracking_shares
+from vitprobe_jax.metrics.tracking import frame_pairs, nearest_objects, objects_of, tracking_shares
 
-PAIRS = np.array([(0, 1), (1, 2), (0, 3), (3, 0), (2, 3)], np.int32)
+PAIRS = np.array([(0, 1), (1, 2), (0, 4), (4, 0), (2, 4), (3, 4), (1, 1)], np.int32)
+"""The third frame is empty."""
+COUNTS = np.array([6, 3, 1, 0, 20])
+STARTS = np.cumsum([0, *COUNTS])
 
 
 def objects(seed=0, offset=0.0):
-    """Four frames of at most six objects of 24 features."""
+    """30 objects of 24 features."""
     rng = np.random.default_rng(seed)
-    present = np.arange(6)[None] < np.array([6, 3, 1, 4])[:, None]
-    features = rng.normal(size=(4, 6, 24)) * rng.uniform(0.5, 2, (4, 6, 1)) + offset
-    return np.where(present[..., None], features, 9.0).astype(np.float32), present
+    return (rng.normal(size=(30, 24)) * rng.uniform(0.5, 2, (30, 1)) + offset).astype(np.float32)
 
 
-def brute_force(features, present, metric):
+def asked():
+    """Each object that is asked for with the pair that it is asked in."""
+    return [(i, second) for first, second in PAIRS for i in range(STARTS[first], STARTS[first + 1])]
+
+
+def brute_force(features, metric):
     """One object at a time, in float64."""
-    found = np.full((len(PAIRS), features.shape[1]), -1)
-    for n, (first, second) in enumerate(PAIRS):
-        base = features[second][present[second]].astype(np.float64)
-        for i in np.flatnonzero(present[first]):
-            query = features[first, i].astype(np.float64)
-            far = ((base - query) ** 2).sum(1)
-            if metric == "cosine":
-                far = -(base @ query) / np.linalg.norm(base, axis=1)
-            found[n, i] = np.argmin(far)
-    return found
+    found = []
+    for i, second in asked():
+        base, query = features[STARTS[second] : STARTS[second + 1]].astype(np.float64), features[i].astype(np.float64)
+        far = ((base - query) ** 2).sum(1)
+        if metric == "cosine":
+            far = -(base @ query) / np.linalg.norm(base, axis=1)
+        found.append(STARTS[second] + np.argmin(far))
+    return np.array(found)
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
-def test_nearest_objects_are_those_of_brute_force(metric):
-    features, present = objects()
-    expected = brute_force(features, present, metric)
-    found = np.asarray(nearest_objects(features, present, PAIRS, metric=metric))
-    np.testing.assert_array_equal(np.where(present[PAIRS[:, 0]], found, -1), expected)
-    assert (expected != brute_force(features, present, "cosine" if metric == "l2" else "l2")).any()
+@pytest.mark.parametrize("memory", [1, 1 << 20])
+def test_nearest_objects_are_those_of_brute_force(metric, memory):
+    features = objects()
+    expected = brute_force(features, metric)
+    found = nearest_objects(features, STARTS, PAIRS, metric=metric, memory=memory)
+    np.testing.assert_array_equal(found, expected)
+    assert (expected != brute_force(features, "cosine" if metric == "l2" else "l2")).any()
+
+
+def test_features_that_are_not_kept_are_as_if_they_were_not_there():
+    features, keep = objects(), np.arange(24) >= 5
+    features[:, :5] *= 100
+    found = nearest_objects(features, STARTS, PAIRS, keep=keep)
+    np.testing.assert_array_equal(found, brute_force(features[:, 5:], "l2"))
+    assert (found != brute_force(features, "l2")).any()
+
+
+def test_pairs_are_compared_alike_together_and_alone():
+    features = objects(3)
+    together = nearest_objects(features, STARTS, np.tile(PAIRS, (50, 1)))
+    alone = np.concatenate([nearest_objects(features, STARTS, pair[None]) for pair in PAIRS])
+    np.testing.assert_array_equal(together, np.tile(alone, 50))
 
 
 def test_a_large_feature_of_all_objects_drowns_no_distance():
-    features, present = objects(offset=4000.0)
-    found = np.asarray(nearest_objects(features, present, PAIRS))
-    np.testing.assert_array_equal(np.where(present[PAIRS[:, 0]], found, -1), brute_force(features, present, "l2"))
+    features = objects(offset=4000.0)
+    np.testing.assert_array_equal(nearest_objects(features, STARTS, PAIRS), brute_force(features, "l2"))
 
 
 def test_of_equally_near_objects_the_first_is_taken():
-    features, present = np.zeros((4, 6, 24), np.float32), np.ones((4, 6), bool)
-    assert not np.asarray(nearest_objects(features, present, PAIRS)).any()
+    found = nearest_objects(np.zeros((30, 24), np.float32), STARTS, PAIRS)
+    assert found.tolist() == [STARTS[second] for _, second in asked()]
 
 
-def test_no_pairs_lead_to_nothing():
-    features, present = objects()
-    assert nearest_objects(features, present, np.zeros((0, 2), np.int32)).shape == (0, 6)
+def test_no_pairs_lead_to_nothing_and_empty_later_frames_are_refused():
+    assert nearest_objects(objects(), STARTS, np.zeros((0, 2), np.int32)).shape == (0,)
+    with pytest.raises(ValueError, match="has no objects"):
+        nearest_objects(objects(), STARTS, np.array([[0, 3]]))
+
+
+def test_objects_of_frames_come_frame_by_frame():
+    assert objects_of(np.array([1, 3, 2, 1]), STARTS).tolist() == [6, 7, 8, 9, 6, 7, 8]
 
 
 def test_pairs_are_of_one_sequence_and_follow_its_numbers():
@@ -62,27 +86,26 @@ def test_pairs_are_of_one_sequence_and_follow_its_numbers():
 
 def test_shares_count_every_object_of_every_pair():
     rng = np.random.default_rng(1)
-    _, present = objects()
-    # Tracks are told apart within a frame, and places without an object must not count.
-    tracks = np.stack([rng.permutation(8)[:6] for _ in range(4)])
-    categories = rng.integers(1, 3, (4, 6))
-    places = [[rng.choice(np.flatnonzero(present[second])) for _ in range(6)] for _, second in PAIRS]
-    shares = tracking_shares(np.array(places), PAIRS, present, tracks, categories)
-    same_instance, same_category, there = [], [], []
-    for (first, second), found in zip(PAIRS, places, strict=True):
-        for i in np.flatnonzero(present[first]):
-            same_instance.append(tracks[second, found[i]] == tracks[first, i])
-            same_category.append(categories[second, found[i]] == categories[first, i])
-            there.append(tracks[first, i] in tracks[second][present[second]])
-    assert shares.count == len(there) == 6 + 3 + 6 + 4 + 1
+    pairs = PAIRS[[0, 1, 2, 3, 4, 6]]
+    # Tracks are told apart within a frame.
+    tracks = np.concatenate([rng.permutation(25)[:count] for count in COUNTS])
+    categories = rng.integers(1, 3, 30)
+    of_pairs = [(i, second) for first, second in pairs for i in range(STARTS[first], STARTS[first + 1])]
+    found = np.array([rng.integers(STARTS[second], STARTS[second + 1]) for _, second in of_pairs])
+    shares = tracking_shares(found, pairs, STARTS, tracks, categories)
+    same = np.array([tracks[j] == tracks[i] for (i, _), j in zip(of_pairs, found, strict=True)])
+    right = np.array([categories[j] == categories[i] for (i, _), j in zip(of_pairs, found, strict=True)])
+    there = [tracks[i] in tracks[STARTS[second] : STARTS[second + 1]] for i, second in of_pairs]
+    assert shares.count == len(there) == 6 + 3 + 6 + 20 + 1 + 3
     measured = (shares.same_instance, shares.same_category, shares.upper_bound)
-    assert measured == pytest.approx([np.mean(x) for x in (same_instance, same_category, there)])
-    assert 0 < np.mean(same_instance) <= np.mean(there) < 1
+    assert measured == pytest.approx([np.mean(x) for x in (same, right, there)])
+    assert 0 < np.mean(same) <= np.mean(there) < 1
+    assert (shares.failed, shares.failed_same_category) == (np.sum(~same), np.sum(right & ~same))
+    assert 0 < shares.failed_same_category < shares.failed
 
 
 def test_empty_frames_and_no_pairs_are_refused():
-    present = np.array([[True, False], [False, False]])
-    zeros = np.zeros((2, 2), int)
-    for pairs in (np.array([[0, 1]]), np.zeros((0, 2), int)):
+    zeros = np.zeros(30, int)
+    for pairs in (np.array([[0, 3]]), np.zeros((0, 2), int)):
         with pytest.raises(ValueError, match="in one pair"):
-            tracking_shares(np.zeros((len(pairs), 2), int), pairs, present, zeros, zeros)
+            tracking_shares(np.zeros(6 * len(pairs), int), pairs, STARTS, zeros, zeros)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from vitprobe_jax.probes.linear import LinearConfig, batch_order, fit_linear, pr
 
 CLASSES, WIDTH, LOUD = 4, 10, [1, 4, 8]
 PLAIN = LinearConfig(l2=1e-3, max_steps=200, gradient_norm=1e-5)
-BATCH_NORM = LinearConfig(batch_norm=True, l2=1e-3, steps=300, batch_size=512, learning_rate=0.1)
+BATCH_NORM = LinearConfig(kind="batch_norm", l2=1e-3, steps=300, batch_size=512, learning_rate=0.1)
+GRADIENT = dataclasses.replace(BATCH_NORM, kind="gradient")
 
 
 def drawn(rng, count):
@@ -43,7 +46,7 @@ def keep(data):
 @pytest.fixture(scope="module")
 def fitted(data, keep):
     """All variants of both kinds, on one device."""
-    return {config: fit(data, keep, config) for config in (PLAIN, BATCH_NORM)}
+    return {config: fit(data, keep, config) for config in (PLAIN, BATCH_NORM, GRADIENT)}
 
 
 def fit(data, keep, config, *, devices=1):
@@ -111,7 +114,7 @@ def test_loud_noise_ruins_neighbours_and_spares_a_linear_probe(data, keep, fitte
     assert nothing == pytest.approx((truth == 0).mean())
 
 
-@pytest.mark.parametrize("config", [PLAIN, BATCH_NORM])
+@pytest.mark.parametrize("config", [PLAIN, BATCH_NORM, GRADIENT])
 def test_a_probe_is_the_same_to_the_bit_beside_others_and_on_other_devices(data, keep, fitted, config):
     alone = fit(data, keep[1:2], config, devices=8)
     jax.tree.map(lambda one, all_: np.testing.assert_array_equal(one[0], all_[1]), alone, fitted[config])
@@ -132,6 +135,37 @@ def test_the_scale_of_a_feature_is_of_no_account(data, keep, fitted):
     assert not probes.w[0][:, 3].any()
     expected = fit(data, without, PLAIN)
     np.testing.assert_allclose(logits(probes, 0, moved(queries)), logits(expected, 0, queries), atol=5e-3)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_gradient_probe_is_sgd_at_the_highest_safe_rate(data):
+    """A few steps of PyTorch's, on rows of the scales that features have."""
+    rows, labels, *_ = data
+    config = dataclasses.replace(GRADIENT, steps=20, batch_size=64)
+    probes = fit(data, np.ones((1, WIDTH), np.float32), config)
+    module = torch.nn.Linear(WIDTH, CLASSES)
+    torch.nn.init.zeros_(module.weight)
+    torch.nn.init.zeros_(module.bias)
+    wide = rows.astype(np.float64)
+    rate = 1 / ((np.linalg.eigvalsh(wide.T @ wide / len(rows))[-1] + 1) / 2 + config.l2)
+    optimizer = torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+    for batch in batch_order(jax.random.key(0), len(rows), config):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(module(torch.from_numpy(rows[batch])), torch.from_numpy(labels[batch]))
+        (loss + config.l2 / 2 * (module.weight**2).sum()).backward()
+        optimizer.step()
+        schedule.step()
+    largest = float(module.weight.detach().abs().max())
+    np.testing.assert_allclose(probes.w[0], module.weight.detach(), atol=1e-4 * largest)
+    np.testing.assert_allclose(probes.b[0], module.bias.detach(), atol=1e-7)
+
+
+def test_loud_noise_holds_a_gradient_probe_back(data, fitted):
+    everything, quiet, nothing = accuracy(fitted[GRADIENT], data)
+    assert quiet > 0.85
+    assert everything < quiet - 0.1
+    assert nothing == pytest.approx((data[3] == 0).mean())
 
 
 def test_leaving_features_out_equals_a_narrower_table(data, keep, fitted):

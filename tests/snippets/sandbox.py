@@ -12,7 +12,7 @@ from tests.data.box_tree import write_boxes
 from tests.data.broden_tree import write_image
 from tests.data.cityscapes_tree import write_cityscapes
 from tests.data.fair1m_tree import write_fair1m
-from tests.data.mot17_tree import write_mot17
+from tests.data.mot_tree import write_mot
 from tests.data.plain_tree import save_mask
 from tests.zoo.specimen import Sizes
 
@@ -40,7 +40,7 @@ def write_files(folder: Path) -> None:
     cities = {"train": {"aachen": 2, "bochum": 2}, "val": {"frankfurt": 2}}
     write_cityscapes(folder / "made/streets", cities=cities, size=(192, 384))
     write_fair1m(folder / "made/aerial", seed=0, size=(224, 224), cell=112)
-    write_mot17(folder / "made/people", seed=0, sequences=("MOT17-02-FRCNN",), num_frames=4, size=(64, 96))
+    write_mot(folder / "made/people", seed=0, sequences=("MOT17-02-FRCNN",), num_frames=4, size=(64, 96))
     (folder / "made/plain/names.csv").write_text("number,name\n1,sky\n2,grass\n3,road\n")
     make = f"--input={folder / 'made/plain'}", f"--output={folder / 'made/broden'}"
     subprocess.run([sys.executable, "-m", "experiments.make_broden", *make], check=True, env=environment(folder))

@@ -15,7 +15,7 @@ from vitprobe_jax.data.fair1m import open_fair1m
 from vitprobe_jax.data.food101 import open_food101
 from vitprobe_jax.data.imagefolder import open_imagefolder
 from vitprobe_jax.data.imagenet200 import open_imagenet200
-from vitprobe_jax.data.mot17 import open_mot17
+from vitprobe_jax.data.motchallenge import open_motchallenge
 from vitprobe_jax.data.nuswide import open_nuswide
 from vitprobe_jax.data.pets import open_pets
 from vitprobe_jax.data.scenes import open_resisc45, open_ucmerced
@@ -26,10 +26,10 @@ def open_dataset(spec: str, *, seed: int) -> Dataset:
     """Opens what `--dataset` names: `KIND:ARGUMENT`.
 
     `ade20k:DIR`, `bdd100k:DIR`, `broden:DIR`, `cars:DIR`, `cityscapes:DIR`, `coco:DIR`, `cub200:DIR`, `fair1m:DIR`,
-    `food101:DIR`, `imagefolder:DIR`, `imagenet200:DIR`, `mot17:DIR`, `nuswide:DIR`, `pets:DIR`, `resisc45:DIR`, `shapes:N`,
-    `tfds:NAME[@DATA_DIR]` and `ucmerced:DIR`. Results call a folder by its last name alone, and a data set of tfds by its
-    name and version, so that moving the data changes no table. Data sets of tracks (bdd100k, mot17) have no split `train`;
-    those of many labels an image (coco, nuswide) are `Dataset.multilabel`.
+    `food101:DIR`, `imagefolder:DIR`, `imagenet200:DIR`, `mot16:DIR`, `mot17:DIR`, `mot20:DIR`, `nuswide:DIR`, `pets:DIR`,
+    `resisc45:DIR`, `shapes:N`, `tfds:NAME[@DATA_DIR]` and `ucmerced:DIR`. Results call a folder by its last name alone, and
+    a data set of tfds by its name and version, so that moving the data changes no table. Data sets of tracks (bdd100k,
+    mot16, mot17, mot20) have no split `train`; those of many labels an image (coco, nuswide) are `Dataset.multilabel`.
 
     Args:
         spec: as given to `--dataset`.
@@ -53,6 +53,11 @@ def open_dataset(spec: str, *, seed: int) -> Dataset:
 
 def _folder_name(folder: str) -> str:
     return os.path.basename(os.path.abspath(os.path.expanduser(folder)))
+
+
+def _open_mot(benchmark: str) -> Callable[[str, int], Dataset]:
+    kind = benchmark.lower()
+    return lambda folder, seed: open_motchallenge(folder, f"{kind}:{_folder_name(folder)}", benchmark=benchmark)
 
 
 def _open_tfds(argument: str, seed: int) -> Dataset:
@@ -83,7 +88,9 @@ _KINDS: dict[str, Callable[[str, int], Dataset]] = {
     "food101": lambda folder, seed: open_food101(folder, f"food101:{_folder_name(folder)}"),
     "imagefolder": lambda folder, seed: open_imagefolder(folder, f"imagefolder:{_folder_name(folder)}"),
     "imagenet200": lambda folder, seed: open_imagenet200(folder, f"imagenet200:{_folder_name(folder)}", seed=seed),
-    "mot17": lambda folder, seed: open_mot17(folder, f"mot17:{_folder_name(folder)}"),
+    "mot16": _open_mot("MOT16"),
+    "mot17": _open_mot("MOT17"),
+    "mot20": _open_mot("MOT20"),
     "nuswide": lambda folder, seed: open_nuswide(folder, f"nuswide:{_folder_name(folder)}"),
     "pets": lambda folder, seed: open_pets(folder, f"pets:{_folder_name(folder)}"),
     "resisc45": lambda folder, seed: open_resisc45(folder, f"resisc45:{_folder_name(folder)}", seed=seed),
@@ -103,7 +110,9 @@ _USAGE = {
     "food101": "food101:DIR",
     "imagefolder": "imagefolder:DIR",
     "imagenet200": "imagenet200:DIR",
+    "mot16": "mot16:DIR",
     "mot17": "mot17:DIR",
+    "mot20": "mot20:DIR",
     "nuswide": "nuswide:DIR",
     "pets": "pets:DIR",
     "resisc45": "resisc45:DIR",

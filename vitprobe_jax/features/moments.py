@@ -5,13 +5,14 @@ them. Which features have the highest variance decides what is measured of all o
 depend on how rows are dealt to devices or cut into blocks, nor does the choice.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.streaming import finished
@@ -65,6 +66,49 @@ def feature_moments(rows: Float[Array | np.ndarray, "N D"]) -> Moments:
         z -= mean[None]
         moments = merge(moments, Moments(np.array(float(len(z))), mean, np.einsum("nd,nd->d", z, z)))
     return moments
+
+
+class GroupedMoments:
+    """The moments of images that come in blocks, the same to the last bit however blocks and processes divide them.
+
+    Images are added one by one, in order, to the moments of their group of `GROUP` consecutive images, and the groups are
+    merged in order at the end. So a group must not be divided between two of these; `groups` lists what each has.
+    """
+
+    GROUP = 64
+
+    def __init__(self, width: int):
+        self._empty = Moments(np.zeros(()), np.zeros(width), np.zeros(width))
+        self._groups: dict[int, Moments] = {}
+
+    def add(
+        self, images: Int[np.ndarray, " n"], rows: Float[np.ndarray, "n R D"], left_out: Bool[np.ndarray, " n"]
+    ) -> None:
+        """Adds the rows of some images.
+
+        Args:
+            images: their numbers, ascending, above those that were added before.
+            rows: their features.
+            left_out: images that do not count.
+        """
+        for image, of_image, left in zip(images.tolist(), rows, left_out.tolist(), strict=True):
+            group = image // self.GROUP
+            moments = self._groups.setdefault(group, self._empty)
+            if not left:
+                self._groups[group] = merge(moments, feature_moments(of_image))
+
+    @property
+    def groups(self) -> Float[np.ndarray, "G n"]:
+        """Count, mean and squares of every group, ascending, one row each: 1 + 2 D numbers in float64."""
+        rows = [np.concatenate([np.atleast_1d(leaf) for leaf in self._groups[group]]) for group in sorted(self._groups)]
+        return np.array(rows, np.float64).reshape(len(rows), 1 + 2 * len(self._empty.mean))
+
+    @staticmethod
+    def merged(groups: Float[np.ndarray, "G n"]) -> Moments:
+        """The moments of all groups, given as `groups` lists them."""
+        width = (groups.shape[1] - 1) // 2
+        moments = (Moments(row[0], row[1 : 1 + width], row[1 + width :]) for row in groups)
+        return functools.reduce(merge, moments, Moments(np.zeros(()), np.zeros(width), np.zeros(width)))
 
 
 def highest_variance(variance: Float[Array | np.ndarray, " D"], m: int) -> Bool[np.ndarray, " D"]:

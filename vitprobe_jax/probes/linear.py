@@ -1,24 +1,27 @@
-"""Linear probes: softmax regression on rows, plain or behind a BatchNorm, for several choices of features at once.
+"""Linear probes: softmax regression on rows, fitted in one of three ways, for several choices of features at once.
 
 A few features of some backbones vary a hundred times as much as the others and say nothing. A linear map can leave them
 alone, so its score should not hang on how loud a feature is; whether it does is a matter of how it is fitted:
 
-- *plain*: the one minimum of the penalised cross-entropy, sought by L-BFGS over all rows. Raw features are so unlike in
+- *minimum*: the one minimum of the penalised cross-entropy, sought by L-BFGS over all rows. Raw features are so unlike in
   scale and so alike in content that it would take thousands of steps. It works on a rotated and scaled copy of the weights,
   in which the loss is at first equally curved in all directions, and takes 15 to 50. That changes the way, not the
   minimum: no learning rate, order of rows or seed is left in the result.
-- *BatchNorm*: features are normalised by the statistics of each batch, as in front of MAE's linear probe, so there is no one
-  function to minimise; Adam in batches, the learning rate falling to 0 along a cosine. At the end running statistics take
-  the place of those of batches, and are folded into the weights.
+- *batch_norm*: features are normalised by the statistics of each batch, as in front of MAE's linear probe, so there is no
+  one function to minimise; Adam in batches, the learning rate falling to 0 along a cosine. At the end running statistics
+  take the place of those of batches, and are folded into the weights.
+- *gradient*: stochastic gradient descent with momentum on features as they are, at the highest safe learning rate: one over
+  half the largest eigenvalue of E zz' + 1, which bounds the curvature of the loss. A few features of large variance decide
+  it, and along all others the descent is slow. What it falls behind is the effect of the features' scale.
 
-Either penalises weights in units of the deviations of their features, so that the scale of a feature is of no account. The
-paper does not say how its probes were trained.
+The first two penalise weights in units of the deviations of their features, so that the scale of a feature is of no
+account; *gradient* penalises them as they are. The paper does not say how its probes were trained.
 """
 
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +40,10 @@ FLATTEST = 1e-6
 """The least curvature that is evened out; beneath it float32's rounding of correlations is the larger part."""
 MOMENTUM, EPSILON = 0.1, 1e-5
 """Share of a batch in BatchNorm's running statistics, and what it adds to variances: PyTorch's defaults."""
+INERTIA = 0.9
+"""Momentum of gradient descent."""
+POWER_STEPS = 50
+"""Of the power iteration to the largest eigenvalue: enough for 1% where the next one is 5% smaller."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,18 +51,18 @@ class LinearConfig:
     """How linear probes are fitted.
 
     Attributes:
-        batch_norm: behind a BatchNorm without scale and shift of its own.
-        l2: weight of the penalty, half the squares of the weights times the variances of their features, beside the mean
-            cross-entropy.
+        kind: `minimum`, `batch_norm` (one without scale and shift of its own) or `gradient`, see above.
+        l2: weight of the penalty, half the squares of the weights (of `gradient` as they are, else times the variances of
+            their features), beside the mean cross-entropy.
         max_steps: of L-BFGS, nearly all of one pass over the rows. Measured on tokens of the bundled backbones, the loss is
             then within 1e-3 of its minimum and the accuracy within 0.001 of that of 300 steps.
         gradient_norm: L-BFGS ends where the gradient of its copy of the weights is as short as that.
-        steps: of Adam, one a batch, epoch after epoch.
+        steps: of Adam or gradient descent, one a batch, epoch after epoch.
         batch_size: rows of a batch; all rows are one where there are fewer.
-        learning_rate: of Adam, at the start.
+        learning_rate: of Adam, at the start; that of `gradient` is told from the rows.
     """
 
-    batch_norm: bool = False
+    kind: Literal["minimum", "batch_norm", "gradient"] = "minimum"
     l2: float = 3e-4
     max_steps: int = 50
     gradient_norm: float = 1e-3
@@ -72,7 +79,7 @@ class LinearProbes(NamedTuple):
         b: intercepts.
         mean: of every feature as BatchNorm ran it; without BatchNorm that of the rows.
         variance: likewise.
-        loss: mean cross-entropy over all rows (plain) or the last tenth of the batches (BatchNorm), without the penalty.
+        loss: mean cross-entropy over all rows (`minimum`) or the last tenth of the batches (others), without the penalty.
     """
 
     w: Float[Array, "V K D"]
@@ -97,12 +104,12 @@ def fit_linear(
     A probe is the same to the last bit whatever others are fitted beside it, on however many devices.
 
     Args:
-        key: of the order of batches, which all probes share; a plain probe has no use for it.
+        key: of the order of batches, which all probes share; `minimum` has no use for it.
         rows: float32 or bfloat16, computed with in float32; every device has them whole.
         labels: class of every row, from 0.
         num_classes: K; classes without rows get no weight and a low intercept.
         keep: features of each probe, as 0 and 1; with none at all a probe knows the classes' frequencies.
-        config: how; plain, with the defaults, unless given.
+        config: how; `minimum`, with the defaults, unless given.
         mesh: devices among which the probes are dealt; the first one unless given.
 
     Raises:
@@ -130,7 +137,7 @@ def fit_linear(
         np.array(len(labels), np.int32),
         *(leaf.astype(np.float32) for leaf in (frequency, moments.mean, moments.variance, scale)),
     )
-    order = batch_order(key, len(labels), config) if config.batch_norm else None
+    order = batch_order(key, len(labels), config) if config.kind != "minimum" else None
     data, order = replicate((data, order), mesh)
     static = {"num_classes": num_classes, "num_probes": len(keep), "config": config, "mesh": mesh}
     return _fit(data, order, deal(used, mesh), **static)
@@ -191,7 +198,10 @@ class _Data(NamedTuple):
 def _fit(
     data: _Data, order, keep, *, num_classes: int, num_probes: int, config: LinearConfig, mesh: Mesh
 ) -> LinearProbes:
-    fit, shared = (_fit_plain, _correlation(data)) if order is None else (_fit_batch_norm, order)
+    fit = _fit_minimum if config.kind == "minimum" else _fit_in_batches
+    # Between standardised features, or of features as they are.
+    products = None if config.kind == "batch_norm" else _products(data, centred=config.kind == "minimum")
+    shared = (products, order)
 
     def of_device(data, shared, keep):
         return jax.lax.map(lambda keep: fit(data, shared, keep, num_classes=num_classes, config=config), keep)
@@ -202,7 +212,8 @@ def _fit(
     return jax.tree.map(lambda leaf: leaf[:num_probes], on_all_devices(spread(data, shared, keep), mesh))
 
 
-def _fit_plain(data: _Data, correlation_DxD, keep_D, *, num_classes: int, config: LinearConfig) -> LinearProbes:
+def _fit_minimum(data: _Data, shared, keep_D, *, num_classes: int, config: LinearConfig) -> LinearProbes:
+    correlation_DxD, _ = shared
     share, spread_K = 1 / data.count.astype(jnp.float32), data.frequency * (1 - data.frequency)
     values_D, vectors_DxD = jnp.linalg.eigh(correlation_DxD * keep_D[:, None] * keep_D[None, :])
     # Where all rows have the classes' frequencies for probabilities, the loss is curved by p (1 - p) times the eigenvalue
@@ -258,33 +269,46 @@ def _fit_plain(data: _Data, correlation_DxD, keep_D, *, num_classes: int, config
     return LinearProbes(w_DxK.T, b_K, data.mean, data.variance, loss)
 
 
-def _fit_batch_norm(data: _Data, order_SxB, keep_D, *, num_classes: int, config: LinearConfig) -> LinearProbes:
+def _fit_in_batches(data: _Data, shared, keep_D, *, num_classes: int, config: LinearConfig) -> LinearProbes:
+    products_DxD, order_SxB = shared
     num_steps, size = order_SxB.shape
-    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, num_steps))
+    normalised = config.kind == "batch_norm"
+    if normalised:
+        optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, num_steps))
+    else:
+        # That of softmax regression is at most half of it; the intercept is the weight of a feature of 1.
+        curvature = (1 + _largest_eigenvalue(products_DxD * keep_D[:, None] * keep_D[None, :])) / 2 + config.l2
+        schedule = optax.cosine_decay_schedule(1.0, num_steps)
+        optimizer = optax.sgd(lambda step: schedule(step) / curvature, momentum=INERTIA)
 
     def step(carry, index_B):
         params, state, running = carry
         z_BxD = data.rows[index_B].astype(jnp.float32)
-        mean_D, variance_D = jnp.mean(z_BxD, axis=0), jnp.var(z_BxD, axis=0)
-        normalized_BxD = (z_BxD - mean_D[None]) * (keep_D * jax.lax.rsqrt(variance_D + EPSILON))[None]
+        if normalised:
+            mean_D, variance_D = jnp.mean(z_BxD, axis=0), jnp.var(z_BxD, axis=0)
+            used_BxD = (z_BxD - mean_D[None]) * (keep_D * jax.lax.rsqrt(variance_D + EPSILON))[None]
+            batch = (mean_D, variance_D * (size / (size - 1)))
+            running = jax.tree.map(lambda old, new: old + MOMENTUM * (new - old), running, batch)
+        else:
+            used_BxD = z_BxD * keep_D[None]
 
         def objective(params):
-            loss = _total_loss(params, normalized_BxD, data.labels[index_B], jnp.ones(size)) / size
+            loss = _total_loss(params, used_BxD, data.labels[index_B], jnp.ones(size)) / size
             return loss + config.l2 / 2 * jnp.sum(params[0] ** 2), loss
 
         gradient, loss = jax.grad(objective, has_aux=True)(params)
         updates, state = optimizer.update(gradient, state)
-        batch = (mean_D, variance_D * (size / (size - 1)))
-        running = jax.tree.map(lambda old, new: old + MOMENTUM * (new - old), running, batch)
         return (optax.apply_updates(params, updates), state, running), loss
 
     width = len(keep_D)
     params = (jnp.zeros((width, num_classes)), jnp.zeros(num_classes))
     start = (params, optimizer.init(params), (jnp.zeros(width), jnp.ones(width)))
-    (params, _, (mean_D, variance_D)), losses_S = jax.lax.scan(step, start, order_SxB)
-    w_DxK = (keep_D * jax.lax.rsqrt(variance_D + EPSILON))[:, None] * params[0]
-    b_K = params[1] - jnp.einsum("d,dk->k", mean_D, w_DxK, precision=jax.lax.Precision.HIGHEST)
+    ((w_DxK, b_K), _, (mean_D, variance_D)), losses_S = jax.lax.scan(step, start, order_SxB)
     loss = jnp.mean(losses_S[-math.ceil(num_steps / 10) :])
+    if not normalised:
+        return LinearProbes((keep_D[:, None] * w_DxK).T, b_K, data.mean, data.variance, loss)
+    w_DxK = (keep_D * jax.lax.rsqrt(variance_D + EPSILON))[:, None] * w_DxK
+    b_K = b_K - jnp.einsum("d,dk->k", mean_D, w_DxK, precision=jax.lax.Precision.HIGHEST)
     return LinearProbes(w_DxK.T, b_K, mean_D, variance_D, loss)
 
 
@@ -295,15 +319,28 @@ def _total_loss(params, z_NxD, labels_N, real_N):
     return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits_NxK, labels_N) * real_N)
 
 
-def _correlation(data: _Data) -> Float[Array, "D D"]:
-    """Between the features, over all rows."""
+def _products(data: _Data, *, centred: bool) -> Float[Array, "D D"]:
+    """Means over all rows of the products of two features: of standardised ones their correlation, or of raw ones."""
+    mean, scale = (data.mean, data.scale) if centred else (jnp.zeros_like(data.mean), jnp.ones_like(data.scale))
 
     def add(sums, z_NxD, labels_N, real_N):
-        standard_NxD = real_N[:, None] * (z_NxD - data.mean[None]) * data.scale[None]
-        return sums + jnp.einsum("nd,ne->de", standard_NxD, standard_NxD, precision=jax.lax.Precision.HIGHEST)
+        used_NxD = real_N[:, None] * (z_NxD - mean[None]) * scale[None]
+        return sums + jnp.einsum("nd,ne->de", used_NxD, used_NxD, precision=jax.lax.Precision.HIGHEST)
 
     width = len(data.mean)
     return _over_blocks(add, jnp.zeros((width, width)), data) * (1 / data.count.astype(jnp.float32))
+
+
+def _largest_eigenvalue(matrix_DxD: Float[Array, "D D"]) -> Float[Array, ""]:
+    """Of a matrix without negative eigenvalues, by power iteration from its longest row; 0 of zeros."""
+
+    def step(_, v_D):
+        v_D = jnp.einsum("de,e->d", matrix_DxD, v_D, precision=jax.lax.Precision.HIGHEST)
+        return v_D / jnp.maximum(jnp.linalg.norm(v_D), jnp.finfo(jnp.float32).tiny)
+
+    start = matrix_DxD[jnp.argmax(jnp.diagonal(matrix_DxD))]
+    vector_D = jax.lax.fori_loop(0, POWER_STEPS, step, start)
+    return jnp.linalg.norm(jnp.einsum("de,e->d", matrix_DxD, vector_D, precision=jax.lax.Precision.HIGHEST))
 
 
 def _over_blocks(add, sums, data: _Data):

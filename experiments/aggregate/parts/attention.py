@@ -26,7 +26,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
         for name, of_batch in flow._asdict().items():
             if of_batch is not None:
                 collected[name].append(fetched(of_batch)[placed.valid])
-    found = {name: np.concatenate(parts).astype(np.float64) for name, parts in collected.items() if parts}
+    found = {name: np.concatenate(parts) for name, parts in collected.items() if parts}
     row = functools.partial(bench.row, PART.name)
     if not len(found["patch_entropy"]):
         return Measured([row(None, measure="patch_entropy", count=0, skipped=NO_IMAGE)])
@@ -40,8 +40,8 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
         if name not in found:
             rows.append(row(None, measure=name, count=0, skipped=NO_CLS))
             continue
-        of_blocks = np.moveaxis(found[name], 1, 0)
-        for layer, of_images in enumerate(of_blocks):
+        for layer in range(found[name].shape[1]):
+            of_images = found[name][:, layer].astype(np.float64)
             said = functools.partial(row, None, layer=layer, measure=name, count=count)
             rows.append(said(setting="all heads", **_mean(of_images.mean(axis=1))))
             rows += [
@@ -50,7 +50,9 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
             ]
     aggregation = functools.partial(row, None, measure="aggregation_entropy", count=count)
     if "cls_entropy" in found:
-        rows.append(aggregation(setting="all blocks", **_mean(found["cls_entropy"].mean(axis=(1, 2)))))
+        rows.append(
+            aggregation(setting="all blocks", **_mean(found["cls_entropy"].astype(np.float64).mean(axis=(1, 2))))
+        )
     else:
         rows.append(aggregation(setting="no [CLS]", value=bound))
     return Measured(rows)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from experiments import processes
 from experiments.aggregate.config import REFERENCE
 from experiments.aggregate.heads import Heads
 from experiments.aggregate.stream import Placed, fetched
@@ -15,7 +16,7 @@ from experiments.aggregate.workbench import NO_IMAGE, Workbench
 from experiments.measuring import Measured, Part
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.features.store import Cell
-from vitprobe_jax.metrics.localisation import IOUS, best_ious, best_threshold, boxes_at, map_to_image, max_box_acc
+from vitprobe_jax.metrics.localisation import IOUS, best_ious, boxes_at, count_found, map_to_image, max_box_acc
 from vitprobe_jax.probes.pooling import parse_pooling
 
 ATTENTION = "cls_attention"
@@ -47,11 +48,13 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     heads = Heads.of(bench, cell) if bench.drawn.has_labels else None
     rows += [heads.data_row(PART.name)] if heads else []
     thresholds = np.linspace(0.0, 1.0, bench.config.box_thresholds, endpoint=False)
-    ious: dict[str, list[Float[np.ndarray, "2 T"]]] = {name: [] for name in names}
+    found = {name: np.zeros((len(COUNTED), len(IOUS), len(thresholds)), np.int64) for name in names}
+    num_images = 0
     pictures = _Pictures(bench, truth)
 
-    def overlaps(weights: Float[np.ndarray, "rows columns"], index: int) -> Float[np.ndarray, "2 T"]:
-        return np.stack(best_ious(map_to_image(weights, size), truth[index], thresholds))
+    def counted(weights: Float[np.ndarray, "rows columns"], index: int) -> Int[np.ndarray, "2 L T"]:
+        by_rule = best_ious(map_to_image(weights, size), truth[index], thresholds)
+        return np.stack([count_found(ious[None]) for ious in by_rule])
 
     batches = bench.held_out(PART.name, transform=Transform(size, "none"), order=np.array(sorted(truth)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -61,20 +64,28 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
             for name in names:
                 weights = tokens.weights[name] if name == ATTENTION else heads.weights(name, tokens)
                 maps[name] = fetched(weights)[placed.valid].reshape(-1, *bench.grid)
-                ious[name] += pool.map(overlaps, maps[name], placed.indices[placed.valid].tolist())
+            # Every process scores its share of each batch.
+            indices = placed.indices[placed.valid]
+            num_images += len(indices)
+            own = processes.share(len(indices))
+            for name in names:
+                for of_image in pool.map(
+                    counted, maps[name][own.start : own.stop], indices[own.start : own.stop].tolist()
+                ):
+                    found[name] += of_image
             pictures.add(placed, maps)
     best = {}
-    for name, of_images in ious.items():
-        if not of_images:
+    for name, own in found.items():
+        by_rule = processes.total(own)
+        if not num_images:
             rows.append(row(method=name, measure="maxboxaccv2", count=0, skipped=NO_IMAGE))
             continue
-        by_image = np.stack(of_images)
-        for which, (mean, by_overlap) in enumerate(COUNTED):
-            found = max_box_acc(by_image[:, which])
-            said = functools.partial(row, method=name, count=len(of_images))
-            rows.append(said(measure=mean, value=float(np.mean(list(found.values())))))
-            rows += [said(measure=by_overlap, setting="iou", level=iou, value=found[iou]) for iou in IOUS]
-        best[name] = thresholds[best_threshold(by_image[:, 0], 0.5)]
+        for (mean, by_overlap), of_rule in zip(COUNTED, by_rule, strict=True):
+            shares = max_box_acc(of_rule, num_images)
+            said = functools.partial(row, method=name, count=num_images)
+            rows.append(said(measure=mean, value=float(np.mean(list(shares.values())))))
+            rows += [said(measure=by_overlap, setting="iou", level=iou, value=shares[iou]) for iou in IOUS]
+        best[name] = thresholds[by_rule[0, IOUS.index(0.5)].argmax()]
     return Measured(rows, pictures.arrays(best))
 
 

@@ -1,10 +1,12 @@
 """Aggregation by weights that need no training, beside those that AbMILP learns (Table 6, Figs 7 and 9)."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
+from experiments import processes
 from experiments.aggregate.config import REFERENCE
 from experiments.aggregate.heads import Heads
 from experiments.aggregate.stream import Placed, fetched
@@ -30,25 +32,23 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     rows = [heads.data_row(PART.name), *heads.rows(PART.name, list(NAMES))]
     fit = [name for name in NAMES if bench.unfit(parse_pooling(name)) is None]
     given = [name for name in fit if name in WEIGHTS]
-    entropies: dict[str, list[np.ndarray]] = {name: [] for name in fit}
-    divergence, pictures, count = np.zeros((len(fit), len(fit))), {}, 0
-    for placed in bench.held_out(PART.name):
+    compared, pictures, count = _Compared(len(fit)), {}, 0
+    for number, placed in enumerate(bench.held_out(PART.name)):
         tokens = bench.tokens(placed.images, cell, given)
         weights = {name: fetched(heads.weights(name, tokens))[placed.valid] for name in fit}
         here = int(placed.valid.sum())
         if not here:
             continue
-        for name, of_images in weights.items():
-            entropies[name].append(np.asarray(entropy(of_images), np.float64))
-        divergence += kl_matrix(weights) * here
         if not count:
             pictures = _draw(bench, placed, weights)
         count += here
+        if processes.has_turn(number):
+            compared.add(number, weights)
     if not count:
         return Measured(rows)
+    entropies, divergence = compared.of_all()
     row = functools.partial(bench.row, PART.name, cell)
-    for name, parts in entropies.items():
-        of_images = np.concatenate(parts)
+    for name, of_images in zip(fit, entropies, strict=True):
         deviation = float(of_images.std(ddof=1)) if count > 1 else None
         rows.append(
             row(
@@ -60,11 +60,41 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
             )
         )
     rows += [
-        row(method=name, name=other, measure="kl", value=float(divergence[i, j] / count), count=count)
+        row(method=name, name=other, measure="kl", value=float(divergence[i, j]), count=count)
         for i, name in enumerate(fit)
         for j, other in enumerate(fit)
     ]
     return Measured(rows, pictures)
+
+
+class _Compared:
+    """What weights of batches come to. Every process has batches of its own; all is put together in the order of batches, so
+    that sums are the same for any number of processes.
+    """
+
+    def __init__(self, kinds: int):
+        self._numbers = [np.zeros(0, np.int64)]
+        self._entropies = [np.zeros((0, kinds))]
+        self._batches: list[tuple[int, np.ndarray]] = []
+        self._kinds = kinds
+
+    def add(self, number: int, weights: Mapping[str, Float[np.ndarray, "n P"]]) -> None:
+        """Takes the weights of one batch."""
+        of_images = np.stack([np.asarray(entropy(kind), np.float64) for kind in weights.values()], axis=1)
+        self._numbers.append(np.full(len(of_images), number))
+        self._entropies.append(of_images)
+        self._batches.append((number, kl_matrix(weights) * len(of_images)))
+
+    def of_all(self) -> tuple[Float[np.ndarray, "K N"], Float[np.ndarray, "K K"]]:
+        """The entropies of all images by kind of weights, and the mean divergences."""
+        order = np.argsort(processes.gathered(np.concatenate(self._numbers)), kind="stable")
+        entropies = processes.gathered(np.concatenate(self._entropies))[order]
+        numbers = processes.gathered(np.array([number for number, _ in self._batches], np.int64))
+        matrices = np.array([matrix for _, matrix in self._batches]).reshape(-1, self._kinds, self._kinds)
+        matrices, divergence = processes.gathered(matrices), np.zeros((self._kinds, self._kinds))
+        for batch in np.argsort(numbers):
+            divergence += matrices[batch]
+        return entropies.T, divergence / len(entropies)
 
 
 def _draw(bench: Workbench, placed: Placed, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

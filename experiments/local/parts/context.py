@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from experiments import processes
 from experiments.local.views import View
 from experiments.local.workbench import Workbench
 from experiments.measuring import Measured, Part
@@ -83,20 +84,28 @@ def samples(
 ) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N K"]]:
     """The central token of each image of a view, and the share of each concept in all of its pixels.
 
-    Images of which no pixel carries a concept, and those that cannot be decoded, are left out.
+    Images of which no pixel carries a concept, and those that cannot be decoded, are left out. Every process reads its share
+    of the images.
     """
     rows, columns = (side // bench.patch_size for side in view.size)
-    tokens = bench.take(view, split, cell, cells)[:, rows // 2 * columns + columns // 2]
+    central = rows // 2 * columns + columns // 2
+    own = processes.share(len(view.splits[split]))
+    tokens = np.empty((len(own), bench.backbone.spec.config.width), np.float32)
+    decoded = np.ones(len(own), bool)
+    for block in bench.blocks(view, split, cell, cells, images=own):
+        tokens[block.images - own.start] = block.rows[:, central]
+        decoded[block.images - own.start] = ~block.left_out
+    tokens, decoded = processes.gathered(tokens), processes.gathered(decoded)
     pixels = concept_pixels(bench, tiling, split)
-    used = pixels[:, 1:].any(axis=1)
-    used[bench.rows.left_out(view, split)] = False
+    used = pixels[:, 1:].any(axis=1) & decoded
     return tokens[used], pixels[used, 1:] / pixels[used].sum(axis=1, keepdims=True)
 
 
 def concept_pixels(bench: Workbench, tiling: str, split: Split) -> Int[np.ndarray, "I K1"]:
     """Pixels of no concept and of each concept in each image of a view, at the size of the photograph.
 
-    Unlike `Workbench.counts`, which counts every pixel of a photograph once, this has all that a tile shows.
+    Unlike `Workbench.counts`, which counts every pixel of a photograph once, this has all that a tile shows. Every process
+    counts its share of the photographs.
     """
     images, concepts = bench.drawn.splits[split], bench.dataset.concepts
     tiles = bench.drawn.tiles[split] if tiling == "tiles" and bench.tile else None
@@ -114,8 +123,8 @@ def concept_pixels(bench: Workbench, tiling: str, split: Split) -> Int[np.ndarra
 
     # Threads, as in `label_counts.count_labels`.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        counts = [count for of_one in pool.map(of_image, range(len(images))) for count in of_one]
-    return np.array(counts, np.int64).reshape(-1, 1 + len(concepts))
+        counts = [count for of_one in pool.map(of_image, processes.share(len(images))) for count in of_one]
+    return processes.gathered(np.array(counts, np.int64).reshape(-1, 1 + len(concepts)))
 
 
 def variants(bench: Workbench, view: View, cell: Cell, cells: Sequence[Cell]) -> dict[Variant, Bool[np.ndarray, " D"]]:

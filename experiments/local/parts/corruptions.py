@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from experiments.local.classify import PatchClassifier, measured_rows
+from experiments.local.classify import PatchClassifier, TrainingPatches, classify_view, measured_rows
+from experiments.local.config import FIGURE_METHODS
 from experiments.local.workbench import Workbench
 from experiments.measuring import Measured, Part
 from vitprobe_jax.data.corruptions import CORRUPTIONS, CorruptedSplit, Corruption
@@ -18,9 +19,10 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     config = bench.config
     columns = {"tiling": config.tiling[0], "shots": bench.shots}
     view = bench.view(columns["tiling"])
-    train = bench.take(view, "train", cell, cells)
+    train = TrainingPatches.of(bench, view, columns["tiling"], cell, cells)
     keeps = {m: bench.keep(view, cell, cells, m) for m in bench.drops}
-    classifier = PatchClassifier.of(bench, train, keeps, config.methods, **columns)
+    methods = tuple(method for method in config.methods if method in FIGURE_METHODS)
+    classifier = PatchClassifier.of(bench, train, keeps, methods, shots=bench.shots)
     if classifier is None:
         reason = "no training patch carries a concept"
         return Measured([bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns)])
@@ -33,8 +35,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
         if kind != "clean":
             split = CorruptedSplit(bench.drawn.splits["val"], Corruption(kind, level), config.seed)
             seen = bench.view(columns["tiling"], {"val": split}, f"{kind} {level}")
-        val = bench.take(seen, "val", cell, cells)
-        told = classifier(val.reshape(-1, val.shape[-1]))
+        told = classify_view(bench, {bench.shots: classifier}, seen, cell, cells)[bench.shots]
         measured = measured_rows(bench, PART.name, cell, told, counts, setting=kind, level=level, **columns)
         rows += measured
         of_variant = {(row["method"], row["dropped"]): row for row in measured if row["measure"] == "miou"}

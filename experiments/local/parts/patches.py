@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from experiments.local.classify import PatchClassifier, Predictions, measured_rows
+from experiments.local.classify import PatchClassifier, Predictions, TrainingPatches, classify_view, measured_rows
 from experiments.local.workbench import Workbench
 from experiments.measuring import Measured, Part
 from vitprobe_jax.data.label_counts import pixel_concepts
@@ -27,21 +27,22 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     rows, pictures, config = [], {}, bench.config
     for tiling in config.tiling:
         view = bench.view(tiling)
-        train, val = (bench.take(view, split, cell, cells) for split in ("train", "val"))
-        counts = bench.counts(tiling, "val").counts
+        train = TrainingPatches.of(bench, view, tiling, cell, cells)
         keeps = {m: bench.keep(view, cell, cells, m) for m in bench.drops}
-        for shots in bench.drawn.sizes:
+        by_draw = {s: PatchClassifier.of(bench, train, keeps, config.methods, shots=s) for s in bench.drawn.sizes}
+        classifiers = {shots: classifier for shots, classifier in by_draw.items() if classifier is not None}
+        told = classify_view(bench, classifiers, view, cell, cells)
+        counts = bench.counts(tiling, "val").counts
+        for shots in by_draw:
             columns = {"tiling": tiling, "shots": shots}
-            classifier = PatchClassifier.of(bench, train, keeps, config.methods, **columns)
-            if classifier is None:
+            if shots not in classifiers:
                 reason = "no training patch carries a concept"
                 rows.append(bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns))
                 continue
-            told = classifier(val.reshape(-1, val.shape[-1]))
             of_pixels = counts.reshape(-1, counts.shape[-1])
-            rows += measured_rows(bench, PART.name, cell, told, of_pixels, by_concept=True, **columns)
+            rows += measured_rows(bench, PART.name, cell, told[shots], of_pixels, by_concept=True, **columns)
             if (tiling, shots) == (config.tiling[0], bench.shots):
-                pictures = draw(bench, tiling, told)
+                pictures = draw(bench, tiling, told[shots])
     return Measured(rows, pictures)
 
 

@@ -8,6 +8,7 @@ are RGB in [0, 1], predictions cut off at both ends; MSE, PSNR in dB and SSIM ar
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from experiments import processes
 from experiments.local.views import View
 from experiments.local.workbench import Workbench
 from experiments.measuring import Measured, Part
@@ -26,7 +28,8 @@ from vitprobe_jax.backbones.capture import normalize
 from vitprobe_jax.backbones.config import BackboneSpec, Preprocess
 from vitprobe_jax.backbones.loading import load_decoder
 from vitprobe_jax.backbones.mae_decoder import MAETarget, decode, encode_visible, find_target, to_images
-from vitprobe_jax.data.pipeline import Batch, image_batches
+from vitprobe_jax.data.dataset import ImageSubset
+from vitprobe_jax.data.pipeline import image_batches
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.moments import highest_variance
 from vitprobe_jax.features.store import Cell
@@ -91,7 +94,7 @@ def variants(bench: Workbench, view: View, cell: Cell, cells: Sequence[Cell]) ->
 def reconstruct_view(
     bench: Workbench, view: View, keeps: Float[np.ndarray, "V D"]
 ) -> tuple[UInt8[np.ndarray, "n height width 3"], dict[float, Reconstructed]]:
-    """Reconstructs the held-out images of a view, dealt over the devices of this process; images in any number of batches.
+    """Reconstructs the held-out images of a view, their batches dealt over the processes and then over their devices.
 
     Args:
         bench: of a backbone with a decoder.
@@ -100,32 +103,31 @@ def reconstruct_view(
 
     Returns:
         The first `--examples` images, and what was made of all, by the share of masked patches. Images that cannot be
-        decoded are left out.
+        decoded are left out. The same in every process, and for any number of them.
 
     Raises:
         InputError: an image cannot be decoded, and the data set allows for none.
     """
-    spec, mesh, room = bench.backbone.spec, bench.rows.local_mesh, bench.config.examples
-    by_image, everywhere = (NamedSharding(mesh, PartitionSpec(axis)) for axis in (DATA_AXIS, None))
-    _, decoder_params = load_decoder(bench.backbone.folder)
-    fixed = jax.device_put((bench.backbone.params, decoder_params, keeps), everywhere)
-    target, images, parts = None, [], {level: [] for level in MASKED}
-    for batch, good in _decoded(bench, view):
-        order = mask_orders(bench.config.seed, batch.first + np.arange(len(batch.images)), spec.config.grid)
-        placed = jax.device_put((batch.images, order), by_image)
-        shown = np.flatnonzero(good)[: room - len(images)]
-        images += list(batch.images[shown])
-        # Most masked first: it tells what the decoder was trained to predict.
-        for level in sorted(MASKED, reverse=True):
-            num_visible = max(1, int(order.shape[1] * (1 - level)))
-            predicted = _forward(spec, num_visible, mesh)(*fixed, *placed)
-            if target is None:
-                target = _target(bench, np.asarray(predicted[0])[good], batch.images[good], order[good, :num_visible])
-            scores, made = _compare(predicted, placed[0], target, spec.preprocess, bench.patch_size)
-            of_good = {name: np.asarray(values)[:, good] for name, values in scores.items()}
+    num_batches = -(-len(view.splits["val"]) // _batch_size(bench))
+    model = _Model.of(bench, keeps)
+    first = next(_decoded(bench, view, range(num_batches), "target"), None)
+    if first is None:
+        return np.zeros((0, *view.size, 3), np.uint8), {}
+    target = _target(bench, model, first)
+    images, parts = [], {level: [] for level in MASKED}
+    for decoded in _decoded(bench, view, processes.share(num_batches), "reconstructions"):
+        shown = np.flatnonzero(decoded.good)[: bench.config.examples - len(images)]
+        images += list(decoded.images[shown])
+        placed = model.place(decoded)
+        for level in MASKED:
+            scores, made = _compare(
+                model.predict(level, placed), placed[0], target, bench.backbone.spec.preprocess, bench.patch_size
+            )
+            of_good = {name: np.asarray(values)[:, decoded.good] for name, values in scores.items()}
             parts[level].append(Reconstructed(of_good, _pictures(made, shown)))
-    images = np.array(images, np.uint8).reshape(-1, *view.size, 3)
-    return images, {level: _joined(of_level) for level, of_level in parts.items() if of_level}
+    images = processes.gathered(np.array(images, np.uint8).reshape(-1, *view.size, 3))[: bench.config.examples]
+    empty = _empty(len(keeps), view.size)
+    return images, {level: _joined([empty, *of_level], len(images)) for level, of_level in parts.items()}
 
 
 def mask_orders(seed: int, images: Int[np.ndarray, " B"], grid: tuple[int, int]) -> Int[np.ndarray, "B P"]:
@@ -145,20 +147,73 @@ def _unfit(bench: Workbench) -> str | None:
     return None
 
 
-def _decoded(bench: Workbench, view: View) -> Iterator[tuple[Batch, Bool[np.ndarray, " B"]]]:
-    """Batches that devices can share, and which of their images are any; batches without one are left out."""
-    devices, split = bench.rows.local_mesh.size, view.splits["val"]
-    batch_size = -(-bench.config.batch_size // devices) * devices
-    batches = image_batches(split, view.transform, batch_size=batch_size, num_workers=bench.config.num_workers)
-    label = f"{bench.backbone.spec.name} reconstructions"
+class _Decoded(NamedTuple):
+    """A batch of images in 0..255, which of them are any, and the order of each one's patches (`mask_orders`)."""
+
+    images: UInt8[np.ndarray, "B height width 3"]
+    good: Bool[np.ndarray, " B"]
+    order: Int[np.ndarray, "B P"]
+
+
+def _batch_size(bench: Workbench) -> int:
+    """The next batch size that the devices of a process can share."""
+    devices = bench.rows.local_mesh.size
+    return -(-bench.config.batch_size // devices) * devices
+
+
+def _decoded(bench: Workbench, view: View, numbers: range, label: str) -> Iterator[_Decoded]:
+    """Some batches of the held-out images, by their numbers; those without a good image are left out."""
+    size, split, grid = _batch_size(bench), view.splits["val"], bench.backbone.spec.config.grid
+    first = numbers.start * size
+    images = ImageSubset(split, np.arange(first, max(first, min(numbers.stop * size, len(split)))))
+    batches = image_batches(images, view.transform, batch_size=size, num_workers=bench.config.num_workers)
+    label = f"{bench.backbone.spec.name} {label}"
     with contextlib.closing(batches):
-        for batch in progress(batches, total=-(-len(split) // batch_size), label=label, unit="batch"):
+        for batch in progress(batches, total=len(numbers), label=label, unit="batch"):
             if batch.errors and not bench.dataset.skip_corrupt:
                 raise InputError(batch.errors[0][1])
-            good = np.arange(batch_size) < batch.num_valid
+            good = np.arange(size) < batch.num_valid
             good[[index - batch.first for index, _ in batch.errors]] = False
             if good.any():
-                yield batch, good
+                order = mask_orders(bench.config.seed, first + batch.first + np.arange(size), grid)
+                yield _Decoded(batch.images, good, order)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Model:
+    """An encoder, its decoder and the variants, on every device of this process.
+
+    Attributes:
+        spec: of the backbone.
+        mesh: the devices.
+        fixed: parameters of both, and the features that each variant keeps.
+    """
+
+    spec: BackboneSpec
+    mesh: Mesh
+    fixed: tuple
+
+    @classmethod
+    def of(cls, bench: Workbench, keeps: Float[np.ndarray, "V D"]) -> "_Model":
+        _, decoder_params = load_decoder(bench.backbone.folder)
+        mesh = bench.rows.local_mesh
+        everywhere = NamedSharding(mesh, PartitionSpec(None))
+        return cls(
+            bench.backbone.spec, mesh, jax.device_put((bench.backbone.params, decoder_params, keeps), everywhere)
+        )
+
+    def place(self, decoded: _Decoded) -> tuple[Array, Array]:
+        """Images and orders of patches, spread over the devices."""
+        return jax.device_put((decoded.images, decoded.order), NamedSharding(self.mesh, PartitionSpec(DATA_AXIS)))
+
+    def num_visible(self, level: float) -> int:
+        """Patches that the encoder sees, of those of an image, with a share of them masked."""
+        rows, columns = self.spec.config.grid
+        return max(1, int(rows * columns * (1 - level)))
+
+    def predict(self, level: float, placed: tuple[Array, Array]) -> Float[Array, "V B P pixels"]:
+        """What every variant predicts."""
+        return _forward(self.spec, self.num_visible(level), self.mesh)(*self.fixed, *placed)
 
 
 @functools.lru_cache(maxsize=2 * len(MASKED))
@@ -181,12 +236,18 @@ def _forward(spec: BackboneSpec, num_visible: int, mesh: Mesh):
     return jax.jit(spread)
 
 
-def _target(bench: Workbench, predicted, images, seen) -> MAETarget:
-    """What the decoder was trained to predict; the results get a note of it."""
-    spec = bench.backbone.spec
+def _target(bench: Workbench, model: _Model, decoded: _Decoded) -> MAETarget:
+    """What the decoder was trained to predict, by the first good images; the results get a note of it.
+
+    By its predictions with most patches masked, as it was trained.
+    """
+    spec, level, good = bench.backbone.spec, max(MASKED), decoded.good
+    predicted = np.asarray(model.predict(level, model.place(decoded))[0])[good]
     masked = np.ones(predicted.shape[:2], bool)
-    np.put_along_axis(masked, seen, False, axis=1)
-    target = find_target(*map(jnp.asarray, (predicted, images, masked)), spec.preprocess, spec.config.patch_size)
+    np.put_along_axis(masked, decoded.order[good, : model.num_visible(level)], False, axis=1)
+    target = find_target(
+        *map(jnp.asarray, (predicted, decoded.images[good], masked)), spec.preprocess, spec.config.patch_size
+    )
     lent = "; mean and deviation of each patch are lent from the image" if target == "normalised patches" else ""
     bench.rows.folder.note(
         f"{spec.name}: by its predictions on {bench.dataset.name}, its decoder was trained to predict {target}{lent}"
@@ -217,10 +278,20 @@ def _pictures(made: Float[Array, "V B height width 3"], shown: Int[np.ndarray, "
     return np.round(255 * taken).astype(np.uint8)
 
 
-def _joined(parts: Sequence[Reconstructed]) -> Reconstructed:
-    """What was made of all batches."""
-    scores = {name: np.concatenate([part.scores[name] for part in parts], axis=1) for name in parts[0].scores}
-    return Reconstructed(scores, np.concatenate([part.pictures for part in parts], axis=1))
+def _empty(variants: int, size: tuple[int, int]) -> Reconstructed:
+    """What is made of no images: processes may have no batch."""
+    scores = {name: np.zeros((variants, 0), np.float32) for name in ("mse", "psnr", "ssim")}
+    return Reconstructed(scores, np.zeros((variants, 0, *size, 3), np.uint8))
+
+
+def _joined(parts: Sequence[Reconstructed], shown: int) -> Reconstructed:
+    """What was made of all batches of all processes, with the first pictures."""
+
+    def joined(leaves: Sequence[np.ndarray]) -> np.ndarray:
+        return processes.gathered(np.concatenate(leaves, axis=1).swapaxes(0, 1)).swapaxes(0, 1)
+
+    scores = {name: joined([part.scores[name] for part in parts]) for name in parts[0].scores}
+    return Reconstructed(scores, joined([part.pictures for part in parts])[:, :shown])
 
 
 def _rows(

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from experiments.local.classify import PatchClassifier, measured_rows
+from experiments.local.classify import PatchClassifier, TrainingPatches, classify_view, measured_rows
+from experiments.local.config import FIGURE_METHODS
 from experiments.local.workbench import Workbench
 from experiments.measuring import Measured, Part
 from vitprobe_jax.features.moments import highest_variance
@@ -22,16 +23,17 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     config = bench.config
     columns = {"tiling": config.tiling[0], "shots": bench.shots}
     view = bench.view(columns["tiling"])
+    train = TrainingPatches.of(bench, view, columns["tiling"], cell, cells)
     variance = bench.variance(view, cell, cells)
     rows = _spectrum(bench, cell, variance, columns)
-    train, val = (bench.take(view, split, cell, cells) for split in ("train", "val"))
     keeps = {m: highest_variance(variance, m) for m in removed(len(variance))}
-    classifier = PatchClassifier.of(bench, train, keeps, config.methods, **columns)
+    methods = tuple(method for method in config.methods if method in FIGURE_METHODS)
+    classifier = PatchClassifier.of(bench, train, keeps, methods, shots=bench.shots)
     if classifier is None:
         reason = "no training patch carries a concept"
         return Measured([*rows, bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns)])
     counts = bench.counts(columns["tiling"], "val").counts
-    told = classifier(val.reshape(-1, val.shape[-1]))
+    told = classify_view(bench, {bench.shots: classifier}, view, cell, cells)[bench.shots]
     rows += measured_rows(
         bench, PART.name, cell, told, counts.reshape(-1, counts.shape[-1]), setting="removed", **columns
     )

@@ -9,7 +9,7 @@ from absl import flags
 from PIL import Image
 
 from experiments.local.config import define_local_flags, local_config
-from experiments.local.views import View, ViewRows
+from experiments.local.views import Block, View, ViewRows, block_ranges
 from experiments.local.workbench import Drawn, Workbench
 from experiments.processes import make_meshes
 from experiments.results_folder import ResultsFolder
@@ -83,14 +83,24 @@ def make_bench(
 
 
 class PlantedRows(ViewRows):
-    """Rows that a test makes up; those of the backbone where it does not."""
+    """Rows that a test makes up, in blocks of `block_images`; those of the backbone where it does not."""
 
     planted: Callable | None = None
+    block_images = 3
 
     def get(self, view: View, split, cell, cells):
         if self.planted is None:
             return super().get(view, split, cell, cells)
         return np.asarray(self.planted(view, split), np.float32)
+
+    def blocks(self, view: View, split, cell, cells, *, images=None, ends=None):
+        if self.planted is None:
+            yield from super().blocks(view, split, cell, cells, images=images, ends=ends)
+            return
+        rows, left_out = self.get(view, split, cell, cells), self.left_out(view, split)
+        for part in block_ranges(range(len(rows)) if images is None else images, self.block_images, ends):
+            numbers = np.arange(part.start, part.stop)
+            yield Block(numbers, rows[numbers], np.isin(numbers, left_out))
 
     def left_out(self, view: View, split):
         return super().left_out(view, split) if self.planted is None else np.zeros(0, int)

@@ -12,7 +12,7 @@ from experiments.local.run import run_local
 from experiments.local.workbench import draw_sizes, held_out_size
 from tests.data.cityscapes_tree import write_cityscapes
 from tests.data.class_tree import write_classes
-from tests.data.mot17_tree import write_mot17
+from tests.data.mot_tree import write_mot
 from vitprobe_jax.data.dataset import Dataset, FewShotDraw
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.measurements import MEASUREMENTS
@@ -46,7 +46,7 @@ def streets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trees(streets):
-    people = write_mot17(streets.parent / "people", seed=0)
+    people = write_mot(streets.parent / "people", seed=0)
     scenes = write_classes(streets.parent / "scenes", seed=0, train=2, val=1, size=32)
     return f"--dataset=cityscapes:{streets},mot17:{people},imagefolder:{scenes}"
 

@@ -61,10 +61,11 @@ class Made:
         cells=((11, "x2"),),
         depth=6,
         seed=0,
+        tracks="mot17:walks",
     ):
         self.parts, self.backbones, self.datasets, self.concepts = parts, backbones, datasets, concepts
         self.drops, self.shots, self.tilings, self.methods = drops, shots, tilings, methods
-        self.cells, self.depth, self.seed = cells, depth, seed
+        self.cells, self.depth, self.seed, self.tracks = cells, depth, seed, tracks
 
     def rows(self) -> list[dict]:
         self.random, found = random.Random(self.seed), []
@@ -78,7 +79,7 @@ class Made:
         return found + (self.overlaps() if "variance" in self.parts else [])
 
     def datasets_of(self, part):
-        return {"tracking": ("mot17:walks",), "scale": ("imagefolder:land",), "reconstruction": self.datasets[:1]}.get(
+        return {"tracking": (self.tracks,), "scale": ("imagefolder:land",), "reconstruction": self.datasets[:1]}.get(
             part, self.datasets
         )
 
@@ -192,6 +193,10 @@ class Made:
                     yield what | {"measure": "same_instance", "value": same}
                     yield what | {"measure": "same_category", "value": self.near(0.97, 0.01)}
                     yield what | {"measure": "upper_bound", "value": 1 - 0.02 * i}
+                    right = self.near(0.95 - 0.02 * i, 0.01)
+                    yield what | {"measure": "failed_same_category", "value": right, "count": 80}
+                what = columns | {"method": "1-nn", "tiling": tiling, "setting": "all gaps", "count": 400}
+                yield what | {"measure": "failed_same_category", "value": self.near(0.9)}
 
     def reconstruction(self, name, family, layer):
         if family != "mae":

@@ -285,3 +285,16 @@ def test_many_concepts_are_folded_below_those_with_most_pixels(page_of, count, f
     names = [f"concept {i}" for i in range(1, count)]
     assert tables == ([names] if folded is None else [names[:10], names[10:]])
     assert folded is None or folded in page.said()
+
+
+def test_failed_matches_have_a_table_by_gap_and_over_all_gaps(page_of):
+    made = Made(parts=("tracking",), **SMALL)
+    rows = made.rows()
+    page = page_of(made, rows=rows)
+    title = "Share of failed matches whose nearest object is of the right category"
+    gaps = [f"{gap} frame{'s' * (gap > 1)}" for gap in (1, 2, 4, 8, 16)]
+    found = table_of(page, title, "Backbone", *gaps, "all gaps")
+    of = {"measure": "failed_same_category", "backbone": "dino_vits16", "dropped": 0, "tiling": "tiles"}
+    line = next(row for row in found if row[0] == "dino_vits16")
+    assert line[1] == value(rows, level=1.0, **of)
+    assert line[-1] == value(rows, setting="all gaps", **of)

@@ -20,8 +20,8 @@ def compare(config=None, **options):
 def test_every_printed_number_is_a_fact_once():
     printed = paper_numbers()["local"]
     expected = sum(value is not None for name in ("dino", "mae200", "simmim") for value in printed["patch_miou"][name])
-    expected += 3 * 4 + 3 + 4 + 4 * 4 + 2  # the other models; removal; whole images of Table 5; context; overlap
-    expected += 2  # bus at two layers
+    # The other models; removal; whole images of Table 5; context; overlap; failed matches; bus at two layers.
+    expected += 3 * 4 + 3 + 4 + 4 * 4 + 2 + 1 + 2
     assert len(facts()) == len({fact.words for fact in facts()}) == expected
 
 
@@ -216,6 +216,27 @@ def test_the_vit_b_stands_before_others_of_its_family():
 
 
 def test_parts_without_printed_numbers_compare_to_nothing():
-    _, found = compare(parts=("tracking", "scale"))
+    _, found = compare(parts=("retrieval", "scale"))
     assert (found.rows, found.absent, found.caveats) == ((), (), ())
     assert found.source
+
+
+def test_failed_matches_of_dinov2_are_beside_the_paper_on_bdd100k_alone():
+    backbones = (("dinov2_vitb14", "dinov2", "DINOv2"), ("mae_vitb16", "mae", "MAE"))
+    rows, found = compare(parts=("tracking",), backbones=backbones, tracks="bdd100k:drives")
+    (row,) = found.rows
+    assert (
+        row.what == "share of failed matches whose category is right, tiles (printed: more than 0.95), dinov2, BDD100K"
+    )
+    assert (row.where, row.published, row.variant) == ("Section 5.3", 0.95, "dinov2_vitb14")
+    assert row.value == next(
+        own["value"]
+        for own in rows
+        if (own["backbone"], own["measure"], own["setting"], own["tiling"], own.get("dropped"))
+        == ("dinov2_vitb14", "failed_same_category", "all gaps", "tiles", 0)
+    )
+    assert found.caveats[0].startswith("Not a reproduction")
+    assert sum("4 videos" in caveat for caveat in found.caveats) == 1
+    _, found = compare(parts=("tracking",), backbones=backbones, tracks="mot17:walks")
+    assert found.rows == ()
+    assert len(found.absent) == 1

@@ -4,15 +4,25 @@ from collections.abc import Iterable, Sequence
 
 from vitprobe_jax.report.measured.rows import Row
 
-_METHODS = {"linear": "linear probe", "linear_batchnorm": "linear, BatchNorm", "ridge": "ridge regression"}
-_TOLD_BY = {"linear": "by a linear probe", "linear_batchnorm": "by a linear probe with BatchNorm"}
+_METHODS = {
+    "linear": "linear probe",
+    "linear_gradient": "linear, gradient descent",
+    "linear_batchnorm": "linear, BatchNorm",
+    "ridge": "ridge regression",
+}
+_TOLD_BY = {
+    "linear": "by a linear probe",
+    "linear_gradient": "by a linear probe trained by gradient descent",
+    "linear_batchnorm": "by a linear probe with BatchNorm",
+}
 
 
 def method_title(method: str | None) -> str:
     """A method as the page names it: `1-NN`."""
     if method is None:
         return ""
-    return _METHODS.get(method, method.replace("-nn", "-NN").replace("NN other images", "NN, own image excluded"))
+    title = method.replace("-nn", "-NN").replace("NN other images", "NN, own image excluded")
+    return _METHODS.get(method, title.replace("NN batchnorm", "NN after BatchNorm"))
 
 
 def told_by(method: str) -> str:

@@ -17,6 +17,7 @@ from vitprobe_jax.report.measured.view import PartView, Sources, illustration
 from vitprobe_jax.report.sentences import number
 
 MEASURES = {"same_instance": "same object", "same_category": "same category"}
+FAILED = "failed_same_category"
 
 
 def view(part: PartTable, sources: Sources) -> PartView:
@@ -27,6 +28,7 @@ def view(part: PartTable, sources: Sources) -> PartView:
         _gap_table(measure, [row for row in rows if row.measure == measure], bounds, folded=measure != "same_instance")
         for measure in MEASURES
     ]
+    tables += _failed_table(part.rows(FAILED))
     cells = every_cell(part, "same_instance", "mean share of the same object over all gaps", method_titles)
     return PartView(_answer(rows), [_figure(part, rows, bounds, sources)], [*tables, *cells])
 
@@ -103,6 +105,27 @@ def _gap_table(measure: str, rows: Sequence[Row], bounds: Sequence[Row], *, fold
             # A bound is no contender, as a control is none.
             values = [limits.get((gap,)) for gap in gaps]
             entries.append(Entry("upper bound", values, untrained=True, group=group, label_is_name=False))
-    columns = [Column(f"{gap:g} frame{'' if gap == 1 else 's'}") for gap in gaps]
+    columns = _columns(gaps)
     title = f"Share of objects whose nearest one later is the {MEASURES[measure]}"
     return number_table(title, "Backbone", columns, entries, folded=folded, best_in_group=True)
+
+
+def _failed_table(rows: Sequence[Row]) -> list[Table]:
+    """How many of the failed matches have the right category, by gap and over all gaps; none where no match failed."""
+    if not rows:
+        return []
+    gaps, entries = sorted({row.level for row in rows if row.level is not None}), []
+    for tiling in _tilings(rows):
+        own = [row for row in rows if row.tiling == tiling]
+        values = values_by(own, "backbone", "dropped", "level")
+        entries += variant_entries(own, values, [*((gap,) for gap in gaps), (None,)], capitalised(TILINGS[tiling]))
+    title = "Share of failed matches whose nearest object is of the right category"
+    note = (
+        "A match fails if it is another object, whether or not the right one is still there (Section 5.3 of the paper)."
+    )
+    columns = [*_columns(gaps), Column("all gaps")]
+    return [number_table(title, "Backbone", columns, entries, note=note, folded=True, best_in_group=True)]
+
+
+def _columns(gaps: Sequence[float]) -> list[Column]:
+    return [Column(f"{gap:g} frame{'' if gap == 1 else 's'}") for gap in gaps]

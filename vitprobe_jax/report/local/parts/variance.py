@@ -195,8 +195,9 @@ def _overlap_tables(rows: Sequence[Row]) -> list[Table]:
     ]
     columns = [Column(f"Of the top {dropped}, with {name or 'BatchNorm'}", "", 0) for dropped, _, name in others]
     note = (
-        "Of the features of highest variance, how many are the same by another data set, or by the running variance of a "
-        "linear probe's BatchNorm, which only sees patches that carry a concept. Section 6 of the paper."
+        "Of the features of highest variance, how many are the same by another data set (Section 6 of the paper), or by the "
+        "running variance of a linear probe's BatchNorm, which only sees patches that carry a concept. The latter is not in "
+        "the paper; its neighbours among normalised features are 1-NN after BatchNorm in part patches."
     )
     return [number_table("The same top features", "Backbone", columns, entries, note=note)]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.mot17_tree import write_mot17, write_sequence
+from tests.data.mot_tree import write_mot, write_sequence
 from vitprobe_jax.data import open_dataset
 from vitprobe_jax.data.dataset import Box, FrameSplit, SizedSplit
-from vitprobe_jax.data.mot17 import open_mot17
+from vitprobe_jax.data.motchallenge import open_motchallenge
 from vitprobe_jax.errors import InputError
 
 IMAGES = [Image.new("RGB", (80, 60))] * 3
@@ -15,7 +15,7 @@ IMAGES = [Image.new("RGB", (80, 60))] * 3
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    return write_mot17(tmp_path_factory.mktemp("mot17"), seed=1)
+    return write_mot(tmp_path_factory.mktemp("mot17"), seed=1)
 
 
 @pytest.fixture
@@ -29,8 +29,12 @@ def folder(tmp_path):
     return write
 
 
-def val_of(folder):
-    return open_mot17(folder, "x").splits["val"]
+def opened(folder, benchmark="MOT17"):
+    return open_motchallenge(folder, "x", benchmark=benchmark)
+
+
+def val_of(folder, benchmark="MOT17"):
+    return opened(folder, benchmark).splits["val"]
 
 
 def boxes_of(split):
@@ -47,9 +51,8 @@ def test_frames_of_a_sequence_stand_together_and_ascend(tree):
     assert frames == [(name, number) for name in ("MOT17-02", "MOT17-04") for number in range(1, 7)]
     assert split.name(7) == "train/MOT17-04-FRCNN/img1/000002.jpg"
     assert split.size(7) == (120, 160) == split.image(7).size[::-1]
-    assert [concept.number for concept in dataset.concepts] == list(range(1, 13))
-    assert (dataset.concepts[0].name, dataset.supercategories[0]) == ("pedestrian", "person")
-    assert len(dataset.supercategories) == 12
+    assert [(concept.number, concept.name) for concept in dataset.concepts] == [(1, "pedestrian")]
+    assert dataset.supercategories == ("person",)
 
 
 def test_boxes_lie_on_who_is_drawn(tree):
@@ -85,10 +88,34 @@ def test_pixels_are_counted_from_zero(folder):
     assert boxes_of(split) == [(), (Box(1, 7, 10.0, 20.0, 40.5, 40.0),), ()]
 
 
-def test_only_boxes_to_be_considered_are_kept_in_the_tables_order(folder):
-    lines = ["1,9,1,1,5,5,1,1,1", "1,3,30,1,5,5,0,1,1", "1,4,30,1,5,5,0,8,1", "", "1,2,60,50,99,99,1,7,0.1"]
+def test_only_pedestrians_to_be_considered_are_kept_in_the_tables_order(folder):
+    """As TrackEval's MotChallenge2DBox keeps them: class 1, and not zero-marked."""
+    lines = ["1,9,1,1,5,5,1,1,1", "1,3,30,1,5,5,0,1,1", "1,4,30,1,5,5,0,8,1", "", "1,2,60,50,99,99,1,1,0.1"]
+    lines += [f"1,{10 + number},1,1,5,5,1,{number},1" for number in range(2, 14)]
     boxes = boxes_of(val_of(folder(*lines)))
-    assert [[(box.track, box.number) for box in frame] for frame in boxes] == [[(9, 1), (2, 7)], [], []]
+    assert [[(box.track, box.number) for box in frame] for frame in boxes] == [[(9, 1), (2, 1)], [], []]
+
+
+@pytest.mark.parametrize(("benchmark", "other"), [("MOT16", "MOT20"), ("MOT17", "MOT16"), ("MOT20", "MOT17")])
+def test_each_benchmark_takes_its_own_sequences(folder, tmp_path, benchmark, other):
+    line = "2,7,11,21,30,20,1,1,0.5"
+    for name in (f"{benchmark}-05", f"{other}-02"):
+        folder(line, name=name)
+    dataset = open_dataset(f"{benchmark.lower()}:{tmp_path}", seed=0)
+    split = dataset.splits["val"]
+    assert dataset.name == f"{benchmark.lower()}:{tmp_path.name}"
+    assert [split.frame(i) for i in range(len(split))] == [(f"{benchmark}-05", number) for number in (1, 2, 3)]
+    assert split.name(1) == f"train/{benchmark}-05/img1/000002.jpg"
+    assert [len(boxes) for boxes in boxes_of(split)] == [0, 1, 0]
+
+
+def test_a_folder_of_another_benchmark_is_told(folder):
+    root = folder("1,1,1,1,5,5,1,1,1", name="MOT20-01")
+    with pytest.raises(InputError, match=r"holds sequences of MOT20, as MOT20-01; give mot20:/") as caught:
+        opened(root)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"has no sequences; expected train/MOT16-02/ with seqinfo"):
+        opened(root / "train", "MOT16")
 
 
 def test_who_has_left_the_image_altogether_is_left_out(folder):
@@ -130,16 +157,16 @@ def test_splits_go_to_worker_processes(tree):
 def test_fingerprint_follows_frames_and_tables_not_the_place(folder, tmp_path_factory):
     line = "1,1,1,1,5,5,1,1,1"
     root = folder(line)
-    prints = [open_mot17(root, "x").fingerprint]
+    prints = [opened(root).fingerprint]
     moved = tmp_path_factory.mktemp("elsewhere") / "other"
     root.rename(moved)
-    assert open_mot17(moved, "x").fingerprint == prints[0]
+    assert opened(moved).fingerprint == prints[0]
     sequence = moved / "train/MOT17-02-FRCNN"
     (sequence / "gt/gt.txt").write_text("1,1,1,1,5,6,1,1,1\n")
-    prints.append(open_mot17(moved, "x").fingerprint)
+    prints.append(opened(moved).fingerprint)
     with open(sequence / "img1/000002.jpg", "ab") as file:
         file.write(b"\0")
-    prints.append(open_mot17(moved, "x").fingerprint)
+    prints.append(opened(moved).fingerprint)
     assert len(set(prints)) == 3
 
 
@@ -150,7 +177,7 @@ def test_fingerprint_follows_frames_and_tables_not_the_place(folder, tmp_path_fa
         ("1,2,3,4,5,wide,1,1,1", r"gt\.txt: line 2: could not convert string to float: 'wide'"),
         ("1,two,3,4,5,6,1,1,1", r"gt\.txt: line 2: invalid literal for int"),
         ("1,2,nan,4,5,6,1,1,1", r"gt\.txt: line 2: has a cell that is no finite number"),
-        ("1,2,3,4,5,6,1,13,1", r"gt\.txt: line 2: has the unknown class 13"),
+        ("1,2,3,4,5,6,1,14,1", r"gt\.txt: line 2: has the unknown class 14"),
         ("1,2,3,4,5,6,0,0,1", r"gt\.txt: line 2: has the unknown class 0"),
         ("4,2,3,4,5,6,1,1,1", r"gt\.txt: line 2: is of frame 4, seqinfo\.ini tells of frames 1 to 3"),
         ("1,2,3,4,0,6,1,1,1", r"gt\.txt: line 2: object 2 in frame 1: its box .* has no area"),
@@ -161,7 +188,7 @@ def test_fingerprint_follows_frames_and_tables_not_the_place(folder, tmp_path_fa
 )
 def test_bad_lines_are_named(folder, line, message):
     with pytest.raises(InputError, match=message) as caught:
-        open_mot17(folder("1,1,1,1,5,5,1,1,1", line), "x")
+        opened(folder("1,1,1,1,5,5,1,1,1", line))
     assert "\n" not in str(caught.value)
 
 
@@ -188,20 +215,20 @@ def test_bad_sequence_records_are_one_line(folder, content, message):
     path = root / "train/MOT17-02-FRCNN/seqinfo.ini"
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(InputError, match=message) as caught:
-        open_mot17(root, "x")
+        opened(root)
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_mot17_ends_in_one_line(folder, tmp_path):
     root = folder("1,1,1,1,5,5,1,1,1")
     with pytest.raises(InputError, match=r"has no sequences; expected train/MOT17-02-FRCNN/"):
-        open_mot17(root / "train", "x")
+        opened(root / "train")
     Image.new("RGB", (90, 60)).save(root / "train/MOT17-02-FRCNN/img1/000002.jpg")
     with pytest.raises(InputError, match=r"000002\.jpg: is 60 x 90, the boxes of MOT17-02 are for frames of 60 x 80"):
         val_of(root).image(1)
     (root / "train/MOT17-02-FRCNN/gt/gt.txt").unlink()
     with pytest.raises(InputError, match=r"gt/gt\.txt cannot be read"):
-        open_mot17(root, "x")
+        opened(root)
 
 
 def test_what_needs_training_images_is_refused_in_one_line(tree):

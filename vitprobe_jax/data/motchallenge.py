@@ -1,14 +1,17 @@
-"""MOT17: pedestrians tracked through street scenes (MOTChallenge 2017).
+"""MOT16, MOT17 and MOT20: pedestrians tracked through street scenes and crowds (MOTChallenge).
 
-The layout and the tables are the official ones:
+The layout and the tables are the official ones, the same for all three:
 
-    train/MOT17-02-FRCNN/
+    train/MOT20-01/
       seqinfo.ini        [Sequence]: imDir, seqLength, imWidth, imHeight, imExt
       img1/000001.jpg    the frames, numbered from 1
       gt/gt.txt          frame,id,left,top,width,height,considered,class,visibility
 
-The same frames and boxes stand there thrice, once for each of three detectors (DPM, FRCNN, SDP), whose detections are of no
-use here. The test sequences have no boxes.
+MOT17 has the same frames and boxes thrice, `train/MOT17-02-DPM`, `-FRCNN` and `-SDP`, once for each of three detectors,
+whose detections are of no use here. The test sequences have no boxes.
+
+Which boxes count is the rule of the official evaluation code (TrackEval): those of class 1, pedestrians, that are marked as
+to be considered. All others, people on vehicles and standing ones too, are left out.
 """
 
 import configparser
@@ -24,71 +27,71 @@ from vitprobe_jax.data.tracks import Frame, Sequence, check_box, is_outside, pac
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.types import Concept
 
-CLASSES = (
-    ("pedestrian", "person"),
-    ("person on vehicle", "person"),
-    ("car", "vehicle"),
-    ("bicycle", "vehicle"),
-    ("motorbike", "vehicle"),
-    ("non-motorized vehicle", "vehicle"),
-    ("static person", "person"),
-    ("distractor", None),
-    ("occluder", None),
-    ("occluder on the ground", None),
-    ("occluder full", None),
-    ("reflection", None),
-)
-"""The official classes, numbered from 1, and what kind of object each is. All boxes that count are of the first."""
+BENCHMARKS = ("MOT16", "MOT17", "MOT20")
+PEDESTRIAN, CLASSES = 1, 13
+"""The class that counts, and how many there are, numbered from 1; the last one, crowds, is in MOT20 alone."""
 
 DETECTORS = ("FRCNN", "DPM", "SDP")
-_EXPECTED = "expected train/MOT17-02-FRCNN/ with seqinfo.ini, img1/ and gt/gt.txt"
+_EXAMPLES = dict(zip(BENCHMARKS, ("MOT16-02", "MOT17-02-FRCNN", "MOT20-01"), strict=True))
 _COLUMNS = "frame,id,left,top,width,height,considered,class,visibility"
 
 
-def open_mot17(folder: str | Path, name: str) -> Dataset:
-    """Reads the tables of MOT17's training sequences, which alone have boxes; they are the split `val`.
+def open_motchallenge(folder: str | Path, name: str, *, benchmark: str) -> Dataset:
+    """Reads the tables of a benchmark's training sequences, which alone have boxes; they are the split `val`.
 
-    Of each sequence one copy is taken: FRCNN's, else DPM's, else SDP's, else that without a detector. Frames without a
-    box are kept. Boxes are those to be considered (`considered` is 1), whatever hides them, and may reach beyond the
-    image; one that has left it altogether, with visibility 0, shows nothing and is left out. Coordinates are
-    counted from 1 in the tables, here from 0. All frames are listed and all tables read, no image is.
+    Of each sequence of MOT17 one copy is taken: FRCNN's, else DPM's, else SDP's, else that without a detector. Frames
+    without a box are kept. Boxes are those of pedestrians that are to be considered (`considered` is not 0), whatever
+    hides them, and may reach beyond the image; one that has left it altogether, with visibility 0, shows nothing and is
+    left out. Coordinates are counted from 1 in the tables, here from 0. All frames are listed and all tables read, no
+    image is.
 
     Args:
         folder: holds train/.
         name: what results call the data set.
+        benchmark: of `BENCHMARKS`; sequences of other ones are not taken.
 
     Raises:
-        InputError: the folder is missing or empty or holds no sequence, a frame or a table is missing, a table is malformed
-            or has a box outside its frame.
+        InputError: the folder is missing or holds no sequence of the benchmark, a frame or a table is missing, a table is
+            malformed or has a box outside its frame.
     """
     folder = existing_folder(folder)
-    copies = _choose_copies(folder)
+    copies = _choose_copies(folder, benchmark)
     digest = hashlib.sha256()
 
     def sequences() -> Iterator[Sequence]:
         for sequence, copy in copies.items():
-            found, content = _read_sequence(folder, copy, sequence)
+            found, content = _read_sequence(folder, copy, sequence, _expected(benchmark))
             digest.update(content)
             yield found
 
     split = pack_sequences(folder, sequences())
     return Dataset(
         name=name,
-        concepts=tuple(Concept(number=i, name=concept, category="object") for i, (concept, _) in enumerate(CLASSES, 1)),
+        concepts=(Concept(number=PEDESTRIAN, name="pedestrian", category="object"),),
         splits={"val": split},
         skip_corrupt=False,
         fingerprint=digest.hexdigest(),
-        supercategories=tuple(kind for _, kind in CLASSES),
+        supercategories=("person",),
     )
 
 
-def _choose_copies(folder: Path) -> dict[str, str]:
+def _expected(benchmark: str) -> str:
+    return f"expected train/{_EXAMPLES[benchmark]}/ with seqinfo.ini, img1/ and gt/gt.txt"
+
+
+def _choose_copies(folder: Path, benchmark: str) -> dict[str, str]:
     """The folder in train/ of each sequence, sorted by the sequence's name."""
     train = folder / "train"
-    present = {entry.name for entry in os.scandir(train) if entry.is_dir()} if train.is_dir() else set()
-    present = {entry for entry in present if not entry.startswith(".")}
+    entries = {entry.name for entry in os.scandir(train) if entry.is_dir()} if train.is_dir() else set()
+    present = {entry for entry in entries if entry.startswith(f"{benchmark}-")}
     if not present:
-        raise InputError(f"--dataset: {folder} has no sequences; {_EXPECTED}")
+        others = sorted(entry for entry in entries if entry.startswith(tuple(f"{other}-" for other in BENCHMARKS)))
+        if others:
+            kind = others[0].split("-")[0]
+            raise InputError(
+                f"--dataset: {folder} holds sequences of {kind}, as {others[0]}; give {kind.lower()}:{folder}"
+            )
+        raise InputError(f"--dataset: {folder} has no sequences; {_expected(benchmark)}")
     copies = {}
     for suffix in (*(f"-{detector}" for detector in DETECTORS), ""):
         for entry in sorted(present):
@@ -98,10 +101,11 @@ def _choose_copies(folder: Path) -> dict[str, str]:
     return dict(sorted(copies.items()))
 
 
-def _read_sequence(folder: Path, copy: str, name: str) -> tuple[Sequence, bytes]:
+def _read_sequence(folder: Path, copy: str, name: str, expected: str) -> tuple[Sequence, bytes]:
     """One sequence, and a digest of all that it is made of."""
     place = f"train/{copy}"
-    frames_folder, length, image_size, extension = _read_info(folder / place / "seqinfo.ini")
+    info = folder / place / "seqinfo.ini"
+    frames_folder, length, image_size, extension = _read_info(info, _read(info, expected))
     place_of_frames = f"{place}/{frames_folder}"
     sizes = _file_sizes(folder / place_of_frames)
     files = [f"{number:06d}{extension}" for number in range(1, length + 1)]
@@ -112,7 +116,7 @@ def _read_sequence(folder: Path, copy: str, name: str) -> tuple[Sequence, bytes]
             f"is {absent[0]}; complete the folder"
         )
     table = folder / place / "gt/gt.txt"
-    content = _read(table)
+    content = _read(table, expected)
     boxes = _read_boxes(table, content, length, image_size)
     frames = tuple(
         Frame(f"{place_of_frames}/{file}", number, tuple(boxes.get(number, ()))) for number, file in enumerate(files, 1)
@@ -122,9 +126,9 @@ def _read_sequence(folder: Path, copy: str, name: str) -> tuple[Sequence, bytes]
     return Sequence(name, image_size, frames), digest
 
 
-def _read_info(path: Path) -> tuple[str, int, tuple[int, int], str]:
+def _read_info(path: Path, content: bytes) -> tuple[str, int, tuple[int, int], str]:
     """Where the frames are, how many, their height and width, and how their names end."""
-    parser, content = configparser.ConfigParser(interpolation=None), _read(path)
+    parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(content.decode("utf-8-sig"))
         section = parser["Sequence"]
@@ -161,13 +165,13 @@ def _read_boxes(path: Path, content: bytes, length: int, image_size: tuple[int, 
             raise InputError(f"{where}: {error}; its cells are {_COLUMNS}, all of them numbers") from error
         if not all(map(math.isfinite, (left, top, width, height, considered, visibility))):
             raise InputError(f"{where}: has a cell that is no finite number; its cells are {_COLUMNS}")
-        if not 1 <= number <= len(CLASSES):
-            raise InputError(f"{where}: has the unknown class {number}; MOT17's classes are 1 to {len(CLASSES)}")
+        if not 1 <= number <= CLASSES:
+            raise InputError(f"{where}: has the unknown class {number}; MOTChallenge's classes are 1 to {CLASSES}")
         if not 1 <= frame <= length:
             raise InputError(
                 f"{where}: is of frame {frame}, seqinfo.ini tells of frames 1 to {length}; correct one of them"
             )
-        if not considered:
+        if not considered or number != PEDESTRIAN:
             continue
         box = Box(number, track, left - 1, top - 1, left - 1 + width, top - 1 + height)
         # People are annotated whole, so who walks out of view still has a box, of which nothing is seen.
@@ -186,8 +190,8 @@ def _file_sizes(folder: Path) -> dict[str, int]:
         return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, expected: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"--dataset: {path} cannot be read ({error.strerror}); {_EXPECTED}") from error
+        raise InputError(f"--dataset: {path} cannot be read ({error.strerror}); {expected}") from error

@@ -1,4 +1,4 @@
-"""Small MOT17 trees, written by code."""
+"""Small trees of MOTChallenge, written by code."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ imExt=.jpg
 
 
 def write_sequence(folder: Path, lines: list[str], images: list[Image.Image]) -> Path:
-    """A sequence of MOT17 in `folder`, with these lines of gt.txt."""
+    """A sequence in `folder`, with these lines of gt.txt."""
     for part in ("img1", "gt"):
         (folder / part).mkdir(parents=True)
     for number, image in enumerate(images, 1):
@@ -31,7 +31,7 @@ def write_sequence(folder: Path, lines: list[str], images: list[Image.Image]) ->
     return folder
 
 
-def write_mot17(
+def write_mot(
     root: Path,
     *,
     seed: int,
