@@ -116,7 +116,7 @@ class Heads:
         return rows
 
     def data_row(self, part: str) -> dict:
-        """The number of classes that the heads tell apart, with the number of images that they are trained on as `count`."""
+        """A row with the number of classes as `value` and the number of training images as `count`."""
         bench = self.bench
         count = len(bench.drawn.labelled("train"))
         return bench.row(part, self.cell, measure="classes", value=float(len(bench.dataset.concepts)), count=count)

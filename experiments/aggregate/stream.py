@@ -12,11 +12,14 @@ from jaxtyping import Array, Bool, Int, UInt8
 
 from experiments import processes
 from vitprobe_jax.data.dataset import ImageSplit, ImageSubset
-from vitprobe_jax.data.pipeline import image_batches
+from vitprobe_jax.data.pipeline import Batch, image_batches
 from vitprobe_jax.data.transforms import Transform
 from vitprobe_jax.errors import InputError
 from vitprobe_jax.features.table import DATA_AXIS
 from vitprobe_jax.probes.pooled_parts import parts_of
+
+DECODED, LEAST_DECODED = 256, 32
+"""Images that a thread decodes in one go: 2,048 at once would leave threads idle, and 17 such batches be in flight."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +72,12 @@ class Stream:
         order = np.arange(len(split)) if order is None else order
         padded = np.concatenate([order, np.full(-len(order) % batch, -1, order.dtype)]).reshape(-1, batch)
         own = processes.share(batch)
+        piece = _piece(len(own))
         mine = ImageSubset(split, np.maximum(padded[:, own.start : own.stop], 0).ravel())
         sharding = NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
-        decoded = image_batches(mine, transform, batch_size=len(own), num_workers=self.num_workers)
+        decoded = image_batches(mine, transform, batch_size=piece, num_workers=self.num_workers)
         with contextlib.closing(decoded) as decoded:
-            for indices, found in zip(padded, decoded, strict=True):
+            for indices, found in zip(padded, _joined(decoded, len(own) // piece), strict=True):
                 wrong = [(place - found.first, message) for place, message in found.errors]
                 wrong = [(place, message) for place, message in wrong if indices[own.start + place] >= 0]
                 if wrong and not self.skip_corrupt:
@@ -95,6 +99,23 @@ def fetched(leaf: Array) -> np.ndarray:
     if leaf.is_fully_addressable or leaf.is_fully_replicated:
         return np.asarray(leaf)
     return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+
+def _piece(images: int) -> int:
+    """Images that are decoded together, of so many that are placed together: a divisor near `DECODED`, or all of them."""
+    divisors = (size for size in range(min(images, DECODED), LEAST_DECODED - 1, -1) if images % size == 0)
+    return next(divisors, images)
+
+
+def _joined(decoded: Iterator[Batch], count: int) -> Iterator[Batch]:
+    """Every `count` consecutive batches as one."""
+    for pieces in zip(*[iter(decoded)] * count, strict=True):
+        yield Batch(
+            pieces[0].images if count == 1 else np.concatenate([piece.images for piece in pieces]),
+            pieces[0].first,
+            sum(piece.num_valid for piece in pieces),
+            tuple(error for piece in pieces for error in piece.errors),
+        )
 
 
 def _of_all(own: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " B"]:

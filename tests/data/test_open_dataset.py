@@ -48,8 +48,8 @@ def test_shapes_need_no_file():
         (
             "",
             r"no known kind; give one of ade20k:DIR, bdd100k:DIR, broden:DIR, cars:DIR, cityscapes:DIR, coco:DIR, "
-            r"cub200:DIR, fair1m:DIR, food101:DIR, imagefolder:DIR, imagenet200:DIR, mot16:DIR, mot17:DIR, "
-            r"mot20:DIR, nuswide:DIR, pets:DIR, resisc45:DIR, shapes:N, tfds:NAME\[@DATA_DIR\], ucmerced:DIR",
+            r"cub200:DIR, fair1m:DIR, food101:DIR, imagefolder:DIR, imagenet200:DIR, mot16:DIR, mot17:DIR, mot20:DIR, "
+            r"nuswide:DIR, pets:DIR, resisc45:DIR, shapes:N, tfds:NAME\[@DATA_DIR\], ucmerced:DIR",
         ),
         ("imagenet:/data", "no known kind"),
         ("/data/broden", "no known kind"),

@@ -26,7 +26,7 @@ class Classed(NamedTuple):
 
 
 def class_dataset(folder: Path, name: str, names: Sequence[str], listed: Mapping[Split, Sequence[Classed]]) -> Dataset:
-    """The data set of these lists, images in their order. They are only looked for, by their size in bytes.
+    """The data set of these lists, images in their order. Every image must exist; none is decoded.
 
     Args:
         folder: the root of the data set.

@@ -92,8 +92,8 @@ def weighted_votes(
     keeps: Mapping[int, Bool[np.ndarray, " D"]],
     queries: Float[np.ndarray, "Q D"],
 ) -> Predictions:
-    """What `WEIGHTED` takes images for, with the features of each variant; of fewer training images all vote."""
-    told = {}
+    """Classes by `WEIGHTED` with the features of each variant; fewer than 20 training images all vote."""
+    predictions = {}
     for dropped, keep in keeps.items():
         found = nearest(
             queries * keep[None],
@@ -104,8 +104,8 @@ def weighted_votes(
             mesh=bench.mesh,
         )
         num_classes = len(bench.dataset.concepts)
-        told[WEIGHTED, dropped] = classify_weighted(labels[found.indices], found.scores, num_classes)
-    return told
+        predictions[WEIGHTED, dropped] = classify_weighted(labels[found.indices], found.scores, num_classes)
+    return predictions
 
 
 def native_gsd(bench: Workbench) -> float:

@@ -103,7 +103,7 @@ def test_defaults_are_every_setting_that_the_paper_states(tmp_path, arguments):
         given = ["--dataset=imagefolder:x", f"--out={tmp_path}", SMALL[0], f"--optimizer={optimizer}"]
         values(["aggregate", *arguments, *given])
         resolved = json.loads(json.dumps(aggregate_config(values).resolved()))
-        own = [fact for fact in facts() if fact.part == "probing" and fact.method in methods]
+        own = [fact for fact in facts() if fact.part in ("probing", "localisation") and fact.method in methods]
         assert {fact.method for fact in own} == methods
         for fact in own:
             assert fact.protocol.keys() <= resolved.keys()

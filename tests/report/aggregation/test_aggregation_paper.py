@@ -258,8 +258,12 @@ def test_attention_alone_has_no_settings_of_training():
     config = SETTINGS | {name: changed for name, changed, _ in CHANGES[3:13]}
     _, found = compare(config, **MATCHING | {"parts": ("attention",)})
     assert found.caveats[0].startswith("A reproduction only if")
-    _, found = compare(SETTINGS | {"crop": "none"}, **MATCHING | {"parts": ("localisation",)})
-    assert not any("crop" in caveat for caveat in found.caveats)
+    boxed = MATCHING | {"parts": ("localisation",)}
+    for thresholds, differs in ((1000, False), (100, True)):
+        _, found = compare(SETTINGS | {"crop": "none", "box_thresholds": thresholds}, **boxed)
+        assert not any("crop" in caveat for caveat in found.caveats)
+        told = "Other protocol: box_thresholds is 100, the paper's 1000."
+        assert (told in found.caveats) == differs
 
 
 def test_sa_abmilp_was_trained_by_sgd():

@@ -71,7 +71,7 @@ def _find(part: PartTable, fact: Fact, chosen: Mapping[str, str]) -> Row | None:
     equal = {name: value for name in ("method", "setting") if (value := getattr(fact, name)) is not None}
     rows = part.rows(fact.measure, layers="all", backbone=chosen[fact.model], **equal)
     at_block = [row for row in rows if row.layer == fact.layer]
-    return (at_block or sorted(rows, key=lambda row: -1 if row.layer is None else -row.layer) or [None])[0]
+    return max(at_block or rows, key=lambda row: -1 if row.layer is None else row.layer, default=None)
 
 
 def _caveats(

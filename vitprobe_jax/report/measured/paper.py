@@ -51,7 +51,7 @@ class Model:
         names: what a backbone is called that may have the paper's weights.
         size: of the model, as the end of a sentence.
         leads: whether backbones of these families that are no other model's stand for it too.
-        unpublished: whether the paper's weights are its authors' own, which nobody else has.
+        unpublished: whether the paper's authors trained the weights themselves and did not publish them.
     """
 
     title: str
