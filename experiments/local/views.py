@@ -102,6 +102,11 @@ class ViewRows:
         """Of the memory that features may take."""
         return memory_bounds(self.config)
 
+    @property
+    def block_bytes(self) -> int:
+        """The bound on a block's rows in float32."""
+        return min(self.bounds.host // BLOCK_SHARE, BLOCK_BYTES)
+
     def get(self, view: View, split: Split, cell: Cell, cells: Sequence[Cell]) -> Float[np.ndarray, "I R D"]:
         """The rows of a cell, float32; of images that cannot be decoded zeros (`left_out`).
 
@@ -147,7 +152,7 @@ class ViewRows:
         """
         images = range(len(view.splits[split])) if images is None else images
         fitting = self._fitting(view, split)
-        at_once = max(1, min(self.bounds.host // BLOCK_SHARE, BLOCK_BYTES) // self._image_bytes(view, split))
+        at_once = max(1, self.block_bytes // self._image_bytes(view, split))
         ranges = block_ranges(images, at_once, ends)
         if fitting is None:
             return self._by_parts(view, split, cell, images, ranges)
