@@ -6,12 +6,8 @@ compiled programs, labels), over what it may take: the bound, and what fitting h
 within.
 """
 
-import ctypes
 import dataclasses
-import gc
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,7 +16,7 @@ from etils import epath
 from experiments.benchmarks.comparison import Comparison
 from experiments.benchmarks.config import BenchConfig
 from experiments.benchmarks.planted import plant
-from experiments.benchmarks.timing import Work, measure, memory_mb
+from experiments.benchmarks.timing import Work, added_memory_mb, measure
 from vitprobe_jax.data.labels import LabelTable
 from vitprobe_jax.features.cache import CachedRows
 from vitprobe_jax.features.store import RowShape
@@ -115,7 +111,7 @@ def prepare(config: BenchConfig, folder: str, labels: LabelTable, bound: int | N
     def evidence(fitted) -> Evidence:
         templates, counts = fitted
         tp, fp, n_pos, n_neg = counts.astype(float).T
-        base, added = _memory_mb(run)
+        base, added = added_memory_mb(run)
         return Evidence(templates, (tp / n_pos + 1 - fp / n_neg) / 2, base, added)
 
     return Work(run, evidence)
@@ -179,19 +175,3 @@ def _write(folder: str, rows: np.ndarray) -> None:
         images = store.shape.images_of(shard)
         store.write(shard, {CELL: rows[images.start : images.stop]}, {})
     store.finish([CELL])
-
-
-def _memory_mb(run: Callable[[], object]) -> tuple[float | None, float | None]:
-    """Resident memory of this process, and what a call takes beyond it at its peak; None where the system does not tell.
-
-    What earlier calls have freed is given back first, or the call would take it from there.
-    """
-    gc.collect()
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # The peak starts from here.
-    except (OSError, AttributeError):
-        return None, None
-    base = memory_mb("VmRSS")
-    run()
-    return base, memory_mb("VmHWM") - base

@@ -4,7 +4,9 @@ Taking turns matters: a machine's speed drifts within minutes, by a factor of tw
 one after the other would be compared across that drift.
 """
 
+import ctypes
 import dataclasses
+import gc
 import multiprocessing
 import re
 import resource
@@ -150,6 +152,23 @@ def memory_mb(name: Literal["VmRSS", "VmHWM"]) -> float | None:
     except OSError:
         return None
     return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) / (1 << 10)
+
+
+def added_memory_mb(run: Callable[[], object]) -> tuple[float | None, float | None]:
+    """Resident memory of this process, and what a call takes beyond it at its peak; None where the system does not tell.
+
+    What earlier calls have freed is given back first, or the call would take it from there.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # The peak starts from here.
+    except (OSError, AttributeError):
+        run()
+        return None, None
+    base = memory_mb("VmRSS")
+    run()
+    return base, memory_mb("VmHWM") - base
 
 
 def _peak_mb() -> float:

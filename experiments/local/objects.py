@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from experiments import processes
 from experiments.local.views import Block
@@ -14,7 +13,7 @@ from experiments.local.workbench import Workbench
 from vitprobe_jax.data.dataset import image_size
 from vitprobe_jax.data.tiles import TileBox, patch_of_pixels
 from vitprobe_jax.errors import InputError
-from vitprobe_jax.features.roi_align import roi_align
+from vitprobe_jax.features.roi_align import roi_align_patches
 from vitprobe_jax.features.store import Cell
 
 SAMPLES = 4
@@ -135,7 +134,7 @@ class _Pooling:
     """
 
     def __init__(self, bench: Workbench, objects: Objects, tiling: str, first: Int[np.ndarray, " S"]):
-        self._objects, self._first = objects, first
+        self._objects, self._first, self._block_bytes = objects, first, bench.rows.block_bytes
         self._cut = bench.drawn.tiles["val"] if tiling == "tiles" and bench.tile else None
         self._grid = tuple(side // bench.patch_size for side in bench.view(tiling).size)
         self._patches: dict[tuple[int, int], Int[np.ndarray, "h w"]] = {}
@@ -171,7 +170,7 @@ class _Pooling:
         yield _Call(call, int(self._first[call[0]] - block.images[0]))
 
     def _at_once(self, size: tuple[int, int], width: int) -> int:
-        return max(1, CALL_BYTES // (4 * width * self._patches_of(size).size))
+        return max(1, min(CALL_BYTES, self._block_bytes) // (4 * width * self._patches_of(size).size))
 
     def _patches_of(self, size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
         """`frame_patches` of frames of a size, which all have the same tiles."""
@@ -190,12 +189,4 @@ class _Pooling:
         boxes, frame = np.zeros((length, 4), np.float32), np.zeros(length, np.int32)
         boxes[: len(numbers)] = self._objects.boxes[numbers] * np.array(patches.shape[::-1] * 2, np.float32)[None]
         frame[: len(numbers)] = np.repeat(np.arange(len(frames)), counts)
-        return np.asarray(_pooled(tokens, patches, boxes, frame))[: len(numbers)]
-
-
-@jax.jit
-def _pooled(
-    tokens: Float[Array, "B P D"], patches: Int[Array, "h w"], boxes: Float[Array, "R 4"], frame: Int[Array, " R"]
-) -> Float[Array, "R D"]:
-    """`roi_align` over the grids that `patches` makes of the tokens of some frames."""
-    return roi_align(tokens[:, patches], boxes, frame, sampling_ratio=SAMPLES)
+        return np.asarray(roi_align_patches(tokens, patches, boxes, frame, sampling_ratio=SAMPLES))[: len(numbers)]

@@ -31,7 +31,31 @@ def roi_align(
     References:
         He et al., Mask R-CNN, ICCV 2017.
     """
-    _, height, width, _ = grid.shape
+    batch, height, width, features = grid.shape
+    patches = jnp.arange(height * width, dtype=jnp.int32).reshape(height, width)
+    tokens = grid.reshape(batch, height * width, features)
+    return roi_align_patches(tokens, patches, boxes, image, sampling_ratio=sampling_ratio)
+
+
+@functools.partial(jax.jit, static_argnames="sampling_ratio")
+def roi_align_patches(
+    tokens: Float[Array, "B P D"],
+    patches: Int[Array, "h w"],
+    boxes: Float[Array, "R 4"],
+    image: Int[Array, " R"],
+    *,
+    sampling_ratio: int = 2,
+) -> Float[Array, "R D"]:
+    """`roi_align` over the grid `tokens[:, patches]`, which is not made: only what the boxes need of it is read.
+
+    Args:
+        tokens: patch features of some images, those of several tiles one after the other.
+        patches: the token in each place of the grid, the same in all images.
+        boxes: as there.
+        image: as there.
+        sampling_ratio: as there.
+    """
+    height, width = patches.shape
     steps = (jnp.arange(sampling_ratio) + 0.5) / sampling_ratio
 
     def mean_of_box(item):
@@ -39,7 +63,7 @@ def roi_align(
         left, top, right, bottom = box
         rows, row_weights = _taps(top + steps * (bottom - top), height)
         columns, column_weights = _taps(left + steps * (right - left), width)
-        corners_YxXxD = grid[index, rows[:, None], columns[None, :]].astype(jnp.float32)
+        corners_YxXxD = tokens[index, patches[rows[:, None], columns[None, :]]].astype(jnp.float32)
         # Interpolation is separable, and so is what counts as 0: a weight for each axis, and no list of samples.
         return jnp.einsum("y,x,yxd->d", row_weights, column_weights, corners_YxXxD, precision=jax.lax.Precision.HIGHEST)
 
