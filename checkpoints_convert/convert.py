@@ -12,8 +12,10 @@ from flax.traverse_util import unflatten_dict
 
 from checkpoints_convert.layouts import Part
 from checkpoints_convert.leaves import Leaf, Sizes
-from checkpoints_convert.matching import Match, match, recognise
+from checkpoints_convert.matching import Match, match
+from checkpoints_convert.recognition import candidates, either, holds, recognised
 from checkpoints_convert.sources import Source, open_source
+from checkpoints_convert.wrappers import CONTAINERS, forms
 from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, Preprocess, ViTConfig, sized
 from vitprobe_jax.backbones.families import FAMILIES, Arch, Family
 from vitprobe_jax.backbones.position import axial_periods
@@ -46,8 +48,8 @@ def convert(
         output: the folder to write; must not exist, or be empty.
         family: a key of `FAMILIES`, or `auto` to recognise the file by its keys.
         arch: a published size of the family, against which the file is checked.
-        container: which of several sets of weights in the file (`teacher`, `student`; `target_encoder`, `encoder`); the
-            family's first choice unless given.
+        container: which of several sets of weights in the file (`teacher`, `student`; `target_encoder`, `encoder`;
+            `state_dict_ema`, `state_dict`); the family's first choice unless given.
         num_heads: attention heads, for sizes that are not published.
         decoder_heads: heads of MAE's decoder, likewise.
         name: how results call the backbone; `family_arch`, or the output folder's name, unless given.
@@ -73,7 +75,7 @@ def convert(
     check_output(output)
 
     with open_source(input) as source:
-        record = record or _recognised(source)
+        record = record or recognised(source)
         found = _find(source, record, published, arch, container)
         fitting = _fitting(found) if published is None else {arch: published}
         heads = _heads(found, fitting, num_heads)
@@ -93,6 +95,7 @@ def convert(
             source=input.resolve().name,
             sha256=source.sha256(),
         )
+        positions, fits_positions = found.positions, found.fits_positions
         trees = [_tree(found, spec, leaves, bad) for leaves in (found.encoder_leaves(), found.decoder_leaves())]
         spec = save_backbone(output, spec, *trees, check=lambda: _refuse_bad(source.path, bad))
 
@@ -103,6 +106,8 @@ def convert(
     )
     if spec.decoder:
         log(f"decoder: {spec.decoder.depth} blocks of width {spec.decoder.width}, {spec.decoder.num_heads} heads")
+    if not fits_positions:
+        log(f"note: its position embedding ({positions}) is not of a kind that {record.name} has; --family decides")
     log(f"dropped: {_dropped(found) or 'nothing'}; not read: {', '.join(found.unread) or 'nothing'}")
     return spec
 
@@ -132,49 +137,21 @@ def check_output(output: Path) -> None:
         raise InputError(f"--output: {output} cannot be used ({error}); name another folder") from error
 
 
-def _recognised(source: Source) -> Family:
-    """The one family whose checkpoint a file is."""
-    found = recognise(source)
-    if len(found) == 1:
-        return found[0].family
-    if found:
-        names = [match.family.name for match in found]
-        raise InputError(
-            f"{source.path}: {' and '.join(names)} call all tensors alike, so its keys cannot tell; "
-            f"give {' or '.join(f'--family={name}' for name in names)}, as the page says where it is from"
-        )
-    others = [found for family in FAMILIES.values() if (found := match(source.contents, family)) is not None]
-    if not others:
-        raise InputError(
-            f"{source.path}: no weights of any family in it ({_holds(source)}); see --list for what is read"
-        )
-    nearest = min(others, key=lambda found: found.num_problems)
-    why = "; ".join(nearest.problems) or "it lacks what tells the family from others"
-    raise InputError(
-        f"{source.path}: of no known family; nearest to {nearest.family.name}, but {why}; give the official file"
-    )
-
-
-def _holds(source: Source) -> str:
-    keys = list(source.contents)
-    return f"it holds {', '.join(map(str, keys[:5])) or 'nothing'}{', ...' * (len(keys) > 5)}"
-
-
 def _find(source: Source, family: Family, arch: Arch | None, arch_name: str | None, container: str | None) -> Match:
     """The weights of the family in a checkpoint that holds all of them and nothing else, in the sizes of `arch`."""
-    if container is not None and container not in family.containers:
-        named = [place for place in family.containers if place]
-        raise InputError(f"--container: {container!r} is none of {', '.join(named) or 'those of ' + family.name}")
+    named = [place for place in dict.fromkeys((*family.containers, *CONTAINERS)) if place]
+    if container is not None and container not in named:
+        raise InputError(f"--container: {container!r} is none of {', '.join(named)}")
     found = match(source.contents, family, container)
-    if found is None or found.problems or not (found.fits_positions() and found.layout.marked(iter(found.tensors))):
-        others = [other.family.name for other in recognise(source)]
+    if found is None or not found.fits:
+        others = [other.family.name for other in candidates(source)]
         if others and family.name not in others:
-            mend = " or ".join(f"--family={other}" for other in others)
-            raise InputError(f"{source.path}: a checkpoint of {' or '.join(others)}, not of {family.name}; give {mend}")
+            said = f"a checkpoint of {' or '.join(others)}, not of {family.name}; give {either(others)}"
+            raise InputError(f"{source.path}: {said}")
     if found is None:
         where = f" under {container!r}" if container else ""
         raise InputError(
-            f"{source.path}: no weights of {family.name} in it{where} ({_holds(source)}); "
+            f"{source.path}: no weights of {family.name} in it{where} ({holds(source)}); "
             "give an official checkpoint of the family"
         )
     problems = list(found.problems)
@@ -332,7 +309,7 @@ def _dropped(found: Match) -> str:
     kept = {key.removeprefix(prefix).split(".")[0] for key in found.tensors.keys() - set(found.dropped)}
 
     def group(key: str) -> str:
-        name = key.removeprefix(prefix).removeprefix("module.")
+        name = key.removeprefix(prefix) if key.startswith(prefix) else list(forms(key))[-1]
         first = name.split(".")[0]
         return re.sub(r"(?<=\.)\d+(?=\.)", "*", name) if first in kept else first
 

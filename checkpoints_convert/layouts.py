@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 
 from checkpoints_convert.leaves import Leaf
+from checkpoints_convert.wrappers import forms
 from vitprobe_jax.backbones.families.record import PLAIN, Family, KeyRules
 
 
@@ -28,7 +29,7 @@ class Layout:
 
     Attributes:
         rules: of the record.
-        prefix: before every key.
+        prefix: before every key: what wrappers add, and the prefix of the rules.
     """
 
     rules: KeyRules
@@ -45,7 +46,9 @@ class Layout:
 
     def module(self, key: str) -> tuple[str, int | None] | None:
         """What a key of the file belongs to, in our names, and its block; None for a key of something else."""
-        ours = _ours(self)
+        if not key.startswith(self.prefix):
+            return None
+        ours = _ours(self.rules)
         for template, number in _templates(key.removeprefix(self.prefix)):
             if template in ours:
                 return ours[template], number
@@ -53,36 +56,43 @@ class Layout:
 
     def drops(self, key: str) -> bool:
         """Whether a key is known to be no part of the encoder or decoder."""
-        pattern = "|".join(self.rules.drop) or r"(?!)"
-        return any(re.fullmatch(pattern, name) for name in (key, key.removeprefix(self.prefix)))
+        return self._any_of(self.rules.drop, key)
 
-    def marked(self, keys: Iterator[str]) -> bool:
-        """Whether every mark of the rules is among the keys."""
-        stripped = [key.removeprefix(self.prefix) for key in keys]
-        return all(any(re.fullmatch(mark, key) for key in stripped) for mark in self.rules.marks)
+    def has_all(self, patterns: Sequence[str], keys: Iterable[str]) -> bool:
+        """Whether each of the patterns is that of some key, prefix aside."""
+        keys = list(keys)
+        return all(any(self._any_of((pattern,), key) for key in keys) for pattern in patterns)
+
+    def _any_of(self, patterns: Sequence[str], key: str) -> bool:
+        pattern = "|".join(patterns) or r"(?!)"
+        return any(re.fullmatch(pattern, name) for name in (*forms(key), key.removeprefix(self.prefix)))
 
     def names(self, key: str) -> tuple[str, tuple[str | None, ...]]:
         """The name under which the rules list a parameter, its own or its map's, and what the file calls that."""
-        module = key.removesuffix(".weight").removesuffix(".bias")
-        for table in (self.rules.names, PLAIN):
-            for name in (key, module):
-                if name in table:
-                    return name, (table[name],) if isinstance(table[name], str) else table[name]
-        return module, (module,)
+        return _names(self.rules, key)
+
+
+def _names(rules: KeyRules, key: str) -> tuple[str, tuple[str | None, ...]]:
+    module = key.removesuffix(".weight").removesuffix(".bias")
+    for table in (rules.names, PLAIN):
+        for name in (key, module):
+            if name in table:
+                return name, (table[name],) if isinstance(table[name], str) else table[name]
+    return module, (module,)
 
 
 @functools.cache
-def _ours(layout: Layout) -> dict[str, str]:
+def _ours(rules: KeyRules) -> dict[str, str]:
     """Our names by the file's, prefix aside, with `{}` for the block number, and without `.weight` and `.bias`."""
     ours = {
-        *(name.removesuffix(".weight").removesuffix(".bias") for name in (*PLAIN, *layout.rules.names)),
+        *(name.removesuffix(".weight").removesuffix(".bias") for name in (*PLAIN, *rules.names)),
         *("cls_token", "pos_embed", "norm"),
         *(f"blocks.{{}}.{part}" for part in _BLOCK),
     }
     found = {}
     for name in ours:
         for key in (name, f"{name}.weight", f"{name}.bias"):
-            for theirs in layout.names(key)[1]:
+            for theirs in _names(rules, key)[1]:
                 if theirs is not None:
                     found[theirs.removesuffix(".weight").removesuffix(".bias")] = name
     return found
@@ -100,6 +110,6 @@ def _templates(key: str) -> tuple[tuple[str, int | None], ...]:
     return (name, None), *((f"{name[: n.start()]}{{}}{name[n.end() :]}", int(n[0])) for n in numbers)
 
 
-def layouts(family: Family) -> list[Layout]:
-    """Every layout in which a family's weights come."""
-    return [Layout(rules, prefix) for rules in family.layouts for prefix in rules.prefixes]
+def layouts(family: Family, wrappers: Sequence[str] = ("",)) -> list[Layout]:
+    """Every layout in which a family's weights come, behind each of the wrappers' prefixes."""
+    return [Layout(rules, wrapper + rules.prefix) for rules in family.layouts for wrapper in wrappers]

@@ -13,9 +13,11 @@ import numpy as np
 from checkpoints_convert.layouts import Layout, layouts
 from checkpoints_convert.lazy import LazyTensor
 from checkpoints_convert.leaves import Leaf, Shape, Sizes, decoder_leaves, encoder_leaves
-from checkpoints_convert.sources import Source
+from checkpoints_convert.pickle_data import Skipped
+from checkpoints_convert.wrappers import places, prefixes, without_wrappers
 from vitprobe_jax.backbones.config import Architecture
-from vitprobe_jax.backbones.families import FAMILIES, Family
+from vitprobe_jax.backbones.families import Family
+from vitprobe_jax.backbones.families.record import PositionKind
 from vitprobe_jax.errors import InputError
 
 # Above this, block numbers are folded into ranges, so that a list stays complete and readable.
@@ -31,11 +33,11 @@ class Match:
         container: key under which the weights stand; None for the top level.
         layout: how its keys are called.
         architecture: of those of the family, the one that fits best.
-        tensors: the weights by the file's keys.
+        tensors: the weights by the file's keys, without what wrappers put inside them.
         encoder: the encoder's sizes.
         decoder: the decoder's, where the file has one.
         dropped: keys that belong to no encoder or decoder.
-        unread: entries of the file beside the weights.
+        unread: entries of the file beside the weights, with the class of those that are no data.
         problems: what is missing, extra and mis-shaped, in words; empty for a whole checkpoint.
     """
 
@@ -68,13 +70,44 @@ class Match:
         side = self.family.image_size // self.encoder.patch_size if side is None else int(side)
         return side, side
 
+    @property
+    def positions(self) -> PositionKind | None:
+        """Of which kind the stored position embedding is; None where there is none."""
+        key = self.layout.prefix + "pos_embed"
+        if self.architecture.positions == "learned":
+            (part,) = self.layout.parts(Leaf("pos_embed", ()))
+            key = part.key
+        if key not in self.tensors:
+            return None
+        return _position_kind(self.read(key)[0].astype(np.float32), self.architecture.num_prefix_positions)
+
+    @property
+    def marked(self) -> bool:
+        """Whether the file holds what only this family has."""
+        marks = self.layout.rules.marks
+        return bool(marks) and self.layout.has_all(marks, self.tensors)
+
+    @property
+    def recognised(self) -> bool:
+        """Whether the file may be of this family by all that it tells."""
+        return self.fits and (self.marked or (self.has_needed and self.fits_positions))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the keys and shapes are those of the family."""
+        return not self.problems
+
+    @property
+    def has_needed(self) -> bool:
+        return self.layout.has_all(self.layout.rules.needs, self.tensors)
+
+    @property
     def fits_positions(self) -> bool:
-        """Whether the position embedding is of the family's kind: fixed ones hold zeros for [CLS], no learned one does."""
-        a = self.architecture
-        if a.positions != "learned" or not a.class_token or self.family.fixed_positions is None:
-            return True
-        (part,) = self.layout.parts(Leaf("pos_embed", ()))
-        return self.family.fixed_positions != bool(np.any(self.read(part.key)[0, 0]))
+        """Whether the position embedding is of a kind that the family has, as far as the file is not Hugging Face's."""
+        if self.layout.rules.model_types and not self.architecture.class_token:
+            return True  # Their model type says more.
+        kind = self.positions
+        return kind is None or kind in self.family.position_kinds
 
     def read(self, key: str) -> np.ndarray:
         """The values of a tensor.
@@ -94,47 +127,57 @@ def match(contents: Mapping[Any, Any], family: Family, container: str | None = N
     Args:
         contents: top level of the file.
         family: the record.
-        container: where to look, of the family's containers; in all of them, and at the top level, unless given.
+        container: where to look; unless given, in every known container and at the top level, those of the family first.
     """
-    place, tensors, unread = _weights(contents, family, container)
-    known: dict[str, tuple[str, int | None]] = {}
-    for candidate in layouts(family):
-        found = {key: module for key in tensors if (module := candidate.module(key))}
-        if len(found) > len(known):
-            layout, known = candidate, found
-    if not known:
-        return None
-    encoder = _sizes("blocks.{}", known, tensors)
-    if encoder is None:
-        return None
-    decoder = None
-    if any(name.startswith("decoder.") for name, _ in known.values()):
-        decoder = _sizes("decoder.blocks.{}", known, tensors, encoder)
-    fits = [
-        _compared(Match(family, place, layout, architecture, tensors, encoder, decoder, unread=unread))
-        for architecture in family.architectures
-    ]
-    return min(fits, key=lambda found: found.num_problems)
+    for place in (container,) if container else places(contents, family.containers):
+        tensors, unread = _weights(contents, place)
+        if tensors and (found := _best(family, place, tensors, unread)) is not None:
+            return found
+    return None
 
 
-def recognise(source: Source) -> list[Match]:
-    """The families whose checkpoint a file is, whole, by its keys; more than one where they call all tensors alike.
+def _best(
+    family: Family, place: str | None, tensors: Mapping[str, LazyTensor], unread: tuple[str, ...]
+) -> Match | None:
+    """The layout that knows most of the keys; among equals, and its architectures, the one with fewest problems."""
+    knowing: list[tuple[Layout, dict[str, tuple[str, int | None]]]] = []
+    for layout in layouts(family, prefixes(tensors)):
+        known = {key: module for key in tensors if (module := layout.module(key))}
+        most = len(knowing[0][1]) if knowing else 1
+        if len(known) > most:
+            knowing = []
+        if len(known) >= most:
+            knowing.append((layout, known))
+    fits = []
+    for layout, known in knowing:
+        encoder = _sizes("blocks.{}", known, tensors)
+        if encoder is None:
+            continue
+        decoder = None
+        if any(name.startswith("decoder.") for name, _ in known.values()):
+            decoder = _sizes("decoder.blocks.{}", known, tensors, encoder)
+        for architecture in layout.rules.architectures or family.architectures:
+            found = Match(family, place, layout, architecture, tensors, encoder, decoder, unread=unread)
+            fits.append(_compared(found))
+    return min(fits, key=lambda found: found.num_problems, default=None)
 
-    What decides beside names and shapes: the container, the model type of a Hugging Face folder, keys that only one family
-    has, and whether positions are fixed or learned. A file without container is of any family that calls its tensors so:
-    weights are often saved again without it.
+
+def _position_kind(values: np.ndarray, num_prefix: int) -> PositionKind:
+    """What a position embedding [prefix + patches, D] is: fixed ones have zeros for [CLS], and halves that know one axis.
+
+    The authors of MoCo v3 (vits.py) number columns as others number rows: the first half of its features stays the same
+    along a row, that of MAE (util/pos_embed.py) along a column. Resampled ones keep this, but for rounding.
     """
-    found = []
-    for family in FAMILIES.values():
-        candidate = match(source.contents, family)
-        if candidate is None or candidate.problems:
-            continue
-        types = candidate.layout.rules.model_types
-        if source.config and types and source.config.get("model_type") not in types:
-            continue
-        if candidate.layout.marked(iter(candidate.tensors)) and candidate.fits_positions():
-            found.append(candidate)
-    return found
+    prefix, patches = values[:num_prefix], values[num_prefix:]
+    side = math.isqrt(len(patches))
+    if np.any(prefix) or side * side != len(patches) or side < 2:
+        return "learned"
+    first = patches.reshape(side, side, -1)[..., : values.shape[1] // 2]
+    of_rows, of_columns = (float(np.ptp(first, axis=axis).max()) for axis in (1, 0))
+    if max(of_rows, of_columns) == 0:
+        return "sincos"
+    small = 0.02 * max(of_rows, of_columns)
+    return "sincos" if of_columns <= small else "sincos_rows_first" if of_rows <= small else "learned"
 
 
 def _compared(found: Match) -> Match:
@@ -145,23 +188,19 @@ def _compared(found: Match) -> Match:
     return dataclasses.replace(found, dropped=dropped, problems=tuple(_problems(found, expected, extra)))
 
 
-def _weights(
-    contents: Mapping[Any, Any], family: Family, container: str | None
-) -> tuple[str | None, dict[str, LazyTensor], tuple[str, ...]]:
-    """Where the weights are, the tensors there, and the names of what stays unread.
-
-    That is the first container of the family that has some; last comes the top level.
-    """
-    for place in (container,) if container else (*family.containers, None):
-        inner = contents if place is None else contents.get(place)
-        if isinstance(inner, Mapping):
-            tensors = {
-                key: value for key, value in inner.items() if isinstance(key, str) and isinstance(value, LazyTensor)
-            }
-            if tensors:
-                unread = [key for key in contents if key != place and key not in tensors]
-                return place, tensors, tuple(map(str, unread))
-    return None, {}, ()
+def _weights(contents: Mapping[Any, Any], place: str | None) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
+    """The tensors at a place, and the names of what stays unread beside them."""
+    inner = contents if place is None else contents.get(place)
+    if not isinstance(inner, Mapping):
+        return {}, ()
+    found = {key: value for key, value in inner.items() if isinstance(key, str) and isinstance(value, LazyTensor)}
+    plain = without_wrappers(found)
+    unread = [
+        f"{key} ({value.kind})" if isinstance(value, Skipped) else str(key)
+        for key, value in contents.items()
+        if key != place and key not in found
+    ]
+    return {plain[key]: value for key, value in found.items()}, tuple(unread)
 
 
 def _sizes(

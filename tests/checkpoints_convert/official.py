@@ -14,12 +14,15 @@ from checkpoints_convert.lazy import LazyTensor
 from tests.zoo import SPECIMENS
 from tests.zoo.specimen import Sizes, Specimen, StateDict
 
+_TUNED = ["simmim_finetuned", "beit_finetuned", "beitv2_finetuned"]
+_WITH_HEAD = ["mae_finetuned", "deit", "augreg"]
 ALIKE = {
-    "simmim_finetuned": ["simmim_finetuned", "beitv2_finetuned"],
-    "beitv2_finetuned": ["simmim_finetuned", "beitv2_finetuned"],
-    "augreg": ["deit", "augreg"],
+    **dict.fromkeys(_TUNED, _TUNED),
+    **dict.fromkeys(("deit", "augreg"), _WITH_HEAD),
+    "dino": ["dino", "ibot", "msn", "deit", "augreg"],
+    "beit": ["beit", "beitv2"],
 }
-"""By specimen, the families that call all its tensors alike; DeiT's own files have a container, but a copy need not."""
+"""By specimen, the families that call all its tensors alike, so that only a person can tell."""
 
 FIRSTS = list({specimen.family: name for name, specimen in reversed(SPECIMENS.items())}.values())[::-1]
 """The first specimen of every family."""

@@ -19,7 +19,10 @@ def test_the_command(tmp_path):
     assert run.returncode == 0, run.stderr
     wrote, dropped, *_ = run.stdout.splitlines()
     assert wrote == f"wrote {tmp_path}/out: out, dino, 2 blocks of width 36, 3 heads, patches of 4 px"
-    assert dropped == "dropped: head (2 tensors); not read: student, optimizer, epoch, args, dino_loss"
+    assert (
+        dropped
+        == "dropped: head (2 tensors); not read: student, optimizer, epoch, args (argparse.Namespace), dino_loss"
+    )
 
 
 def test_the_command_fails_in_one_line(tmp_path):

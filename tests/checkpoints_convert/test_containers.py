@@ -81,10 +81,10 @@ def test_ibot_with_and_without_its_container(official, unwritten, tmp_path):
 @pytest.mark.parametrize(
     ("name", "container", "said"),
     [
-        ("dino", "ema", "--container: 'ema' is none of teacher, student"),
-        ("ijepa", "predictor", "--container: 'predictor' is none of target_encoder, encoder"),
-        ("capi", "model", "--container: 'model' is none of those of capi"),
-        ("dino", "student", "no weights of dino in it under 'student' (it holds cls_token, pos_embed, "),
+        ("ibot", "ema", "--container: 'ema' is none of state_dict, teacher, student, state_dict_ema, model, "),
+        ("ijepa", "predictor", "--container: 'predictor' is none of target_encoder, encoder, state_dict_ema, "),
+        ("capi", "model", "no weights of capi in it under 'model' (it holds backbone."),
+        ("dinov3", "student", "no weights of dinov3 in it under 'student' (it holds "),
     ],
 )
 @pytest.mark.parametrize("auto", [False, True])

@@ -36,7 +36,7 @@ def run(capsys, monkeypatch):
 @pytest.fixture(scope="module")
 def dino(tmp_path_factory):
     path = tmp_path_factory.mktemp("official") / "dino.pth"
-    write_dino(path, **TINY)
+    write_dino(path, **TINY, layout="teacher")
     return path
 
 

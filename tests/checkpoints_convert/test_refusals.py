@@ -81,16 +81,6 @@ def test_what_holds_no_vit_says_what_it_holds(tmp_path):
     assert "holds a list, not a dict" in failure(listed, out)
 
 
-def test_only_the_positions_tell(tmp_path):
-    """DINO's are learned; MAE's are fixed, with zeros for [CLS]."""
-    file, out = tmp_path / "flat.pth", tmp_path / "out"
-    for positions, family, other in (("random", "dino", "mae"), ("sincos", "mae", "dino")):
-        torch.save(official_files.plain_state_dict(**TINY, positions=positions), file)
-        assert failure(file, out, family=other) == (
-            f"{file}: a checkpoint of {family}, not of {other}; give --family={family}"
-        )
-
-
 def test_another_arch_says_which_sizes_differ(tmp_path):
     official_files.write_dino(tmp_path / "s8.pth", width=384, depth=12, num_heads=6, patch_size=8, grid=2, mlp_dim=4)
     message = failure(tmp_path / "s8.pth", tmp_path / "out", arch="vits16", num_heads=None)

@@ -1,4 +1,4 @@
-"""SimMIM and BEiT-v2, pre-trained and fine-tuned, against timm's Beit.
+"""SimMIM and BEiT, v1 and v2, pre-trained and fine-tuned, against timm's Beit.
 
 transformers' BeitModel agrees at square grids; its relative tables are square only, timm's are not.
 """
@@ -52,6 +52,15 @@ def write_beitv2(path: Path, sizes: Sizes, seed: int, *, container: Literal["mod
         **weights.norm("cls_pt_norm", sizes.width, generator),
     }
     torch.save({container: state | dropped, **(weights.training_state() if container == "model" else {})}, path)
+    return state
+
+
+def write_beit(path: Path, sizes: Sizes, seed: int) -> StateDict:
+    """[`model`], without prefix, beside the head over visual words: BEiT v1 has no [CLS] bottleneck."""
+    state = pretrained(sizes, seed)
+    head = weights.linear("lm_head", (16, sizes.width), weights.seeded(seed + 2000))
+    buffers = {f"rel_pos_bias.{INDEX}": index(sizes)}
+    torch.save({"model": state | buffers | mask_token(sizes, weights.seeded(seed)) | head}, path)
     return state
 
 
@@ -194,6 +203,8 @@ def _specimen(name, family, write, arch: str | None = "vitb16") -> Specimen:
 SPECIMENS = (
     _specimen("simmim", "simmim", write_simmim),
     _specimen("simmim_finetuned", "simmim_finetuned", write_finetuned),
+    _specimen("beit", "beit", write_beit),
+    _specimen("beit_finetuned", "beit_finetuned", write_finetuned, arch="vitb16_ft22k"),
     _specimen("beitv2", "beitv2", functools.partial(write_beitv2, container="model")),
     _specimen("beitv2_module", "beitv2", functools.partial(write_beitv2, container="module"), arch=None),
     _specimen("beitv2_finetuned", "beitv2_finetuned", write_finetuned, arch="vitb16_ft1k"),

@@ -26,7 +26,7 @@ def write(path: Path, sizes: Sizes, seed: int, *, container: Container) -> State
     """A training checkpoint: both encoders, each with weights of its own, and the predictor. Returns the one asked for."""
     state = encoder(sizes, seed)
     # Other weights all the same: drawing twice 0.6 B numbers is most of the time of the full-size test.
-    mirrored = {key: value.flip(-1) for key, value in state.items()}
+    mirrored = {key: value if key == "pos_embed" else value.flip(-1) for key, value in state.items()}
     encoders = {"encoder": mirrored, "target_encoder": mirrored} | {container: state}
     checkpoint = {
         "encoder": weights.under("module", encoders["encoder"]),

@@ -25,8 +25,8 @@ def write_mae(path: Path, sizes: Sizes, seed: int, *, decoder: dict | None = Non
 
 
 def write_mae_finetuned(path: Path, sizes: Sizes, seed: int) -> StateDict:
-    """[`model`]: `fc_norm` in the place of `norm`, and a classifier."""
-    state = weights.plain(sizes, seed, positions=weights.sincos_positions(sizes.width, sizes.grid))
+    """[`model`]: `fc_norm` in the place of `norm`, and a classifier; positions, sine-cosine at first, were trained."""
+    state = weights.plain(sizes, seed)
     state = {key.replace("norm.", "fc_norm.") if key.startswith("norm.") else key: state[key] for key in state}
     torch.save({"model": state | _head("head", sizes, seed)}, path)
     return state

@@ -3,7 +3,7 @@
 Adding one is a record here and a specimen in the tests; CONTRIBUTING.md goes through it step by step.
 """
 
-from vitprobe_jax.backbones.families.beitv2 import BEITV2, BEITV2_FINETUNED
+from vitprobe_jax.backbones.families.beit import BEIT, BEIT_FINETUNED, BEITV2, BEITV2_FINETUNED
 from vitprobe_jax.backbones.families.capi import CAPI
 from vitprobe_jax.backbones.families.dino import DINO
 from vitprobe_jax.backbones.families.dinov2 import DINOV2
@@ -25,8 +25,8 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         *(DINO, IBOT, DINOV2, DINOV3, MOCOV3, MSN),
-        *(MAE, SIMMIM, BEITV2, MASKFEAT, IJEPA, CAPI, SCALEMAE),
-        *(MAE_FINETUNED, SIMMIM_FINETUNED, BEITV2_FINETUNED),
+        *(MAE, SIMMIM, BEIT, BEITV2, MASKFEAT, IJEPA, CAPI, SCALEMAE),
+        *(MAE_FINETUNED, SIMMIM_FINETUNED, BEIT_FINETUNED, BEITV2_FINETUNED),
         *(TORCHVISION, DEIT, DEIT_DISTILLED, AUGREG),
     )
 }

@@ -65,7 +65,6 @@ CAPI = Family(
                 # Of the predictor its first block is kept: the global representation is made of it.
                 **_under("predictor", "decoder.blocks.0", _CROSS),
             },
-            prefixes=("backbone.", ""),
             drop=(r"decoder\.blocks\.[1-9]\d*\..*", r"head\..*"),
         ),
     ),

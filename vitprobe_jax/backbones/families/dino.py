@@ -25,10 +25,7 @@ DINO = Family(
     },
     architectures=(Architecture(resample="dino"),),
     layouts=(
-        KeyRules(
-            prefixes=("", "module.backbone.", "backbone.", "module."),
-            drop=(r"(?:module\.)?head\.(?:mlp|last_layer)\..*",),
-        ),
+        KeyRules(drop=(r"head\.(?:mlp|last_layer)\..*",), marks=(r"head\.last_layer\..*",)),
         *huggingface.vit("vit"),
     ),
     containers=(None, "teacher", "student"),

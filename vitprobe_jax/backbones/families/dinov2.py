@@ -30,7 +30,7 @@ DINOV2 = Family(
     # The largest has SwiGLU.
     architectures=tuple(dataclasses.replace(kind, mlp=mlp) for mlp in ("gelu", "swiglu") for kind in (_WITHOUT, _WITH)),
     layouts=(
-        KeyRules(prefixes=("", "module.backbone.", "backbone."), drop=("mask_token", r"(?:dino|ibot)_head\..*")),
+        KeyRules(drop=("mask_token", r"(?:dino|ibot)_head\..*")),
         *huggingface.dinov2(),
     ),
     containers=(None, "teacher"),

@@ -38,8 +38,10 @@ DINOV3 = Family(
             # The periods are rounded to bfloat16 in the official files, and not in Hugging Face's, which leave them out.
             names={"registers": "storage_tokens", "rope_periods": "rope_embed.periods"},
             masks={"blocks.{}.attn.qkv.bias": "blocks.{}.attn.qkv.bias_mask"},
-            drop=("mask_token", r"local_cls_norm\..*"),
+            drop=("mask_token", r"local_cls_norm\..*", r"(?:dino|ibot)_head\..*"),
         ),
         *huggingface.dinov3(),
     ),
+    # facebookresearch/dinov3, train/train.py, saves its evaluated teacher so.
+    containers=(None, "teacher"),
 )

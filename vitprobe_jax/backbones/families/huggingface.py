@@ -62,16 +62,13 @@ _STYLES = (
 )
 
 
-def vit(
-    *model_types: str, prefix: str = "vit.", decoder: bool = False, marks: tuple[str, ...] = (), **more: Names
-) -> tuple[KeyRules, ...]:
+def vit(*model_types: str, prefix: str = "vit.", decoder: bool = False, **more: Names) -> tuple[KeyRules, ...]:
     """ViT and its like, bare or under the prefix of a model with a head; ViTMAE with its decoder.
 
     Args:
         model_types: of the `config.json`.
         prefix: of a model with a head.
         decoder: whether MAE's decoder may be there.
-        marks: as in `KeyRules`.
         **more: further names of the embeddings.
     """
     return tuple(
@@ -79,7 +76,6 @@ def vit(
             names=_prefixed(head, _EMBEDDINGS | more | _blocks("blocks", blocks, parts))
             | (_DECODER | _blocks("decoder.blocks", decoder_blocks, parts) if decoder else {}),
             drop=_HEADS,
-            marks=marks,
             model_types=model_types,
         )
         for head in ("", prefix)

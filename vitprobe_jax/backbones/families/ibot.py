@@ -22,12 +22,12 @@ IBOT = Family(
     },
     architectures=(Architecture(resample="dino"),),
     layouts=(
+        # bytedance/ibot: the student alone has the token (main_ibot.py); every head has a part for patches (models/head.py).
         KeyRules(
-            prefixes=("", "module.backbone.", "backbone.", "module."),
-            drop=("masked_embed", r"(?:module\.)?head\.(?:mlp2?|last_layer2?)\..*"),
-            marks=("masked_embed",),
+            drop=("masked_embed", r"head\.(?:mlp|last_layer|last_norm)2?\..*"),
+            marks=(r"masked_embed|head\.(?:mlp|last_layer)2\..*",),
         ),
-        *huggingface.vit("vit", marks=(r"(?:vit\.)?embeddings\.mask_token",)),
+        *huggingface.vit("vit"),
     ),
     containers=("state_dict", "teacher", "student", None),
 )

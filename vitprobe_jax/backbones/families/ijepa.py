@@ -25,7 +25,8 @@ IJEPA = Family(
         ),
     },
     architectures=(Architecture(class_token=False, resample="bicubic", pool="patches"),),
-    layouts=(KeyRules(prefixes=("module.", "")), *huggingface.ijepa()),
+    layouts=(KeyRules(), *huggingface.ijepa()),
     # The paper evaluates the target encoder (section 5).
     containers=("target_encoder", "encoder"),
+    position_kinds=("sincos",),
 )

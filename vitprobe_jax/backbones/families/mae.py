@@ -2,7 +2,7 @@
 
 from vitprobe_jax.backbones.config import Architecture
 from vitprobe_jax.backbones.families import huggingface
-from vitprobe_jax.backbones.families.record import FACEBOOK, IMAGENET_1K, Arch, B, Family, H, KeyRules, L
+from vitprobe_jax.backbones.families.record import CLASSIFIER, FACEBOOK, IMAGENET_1K, Arch, B, Family, H, KeyRules, L
 
 _SIZES = {"vitb16": (16, B, "base"), "vitl16": (16, L, "large"), "vith14": (14, H, "huge")}
 
@@ -41,11 +41,12 @@ MAE = Family(
                     for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
                 },
             },
-            prefixes=("", "module."),
+            # The classifier of main_linprobe.py, whose encoder stays as it was: a norm of the batch, and a linear map.
+            drop=(r"head\.[01]\..*",),
         ),
         *huggingface.vit("vit_mae", "vit", decoder=True),
     ),
-    fixed_positions=True,
+    position_kinds=("sincos",),
 )
 
 MAE_FINETUNED = Family(
@@ -54,7 +55,11 @@ MAE_FINETUNED = Family(
     **_PAGE,
     archs={arch: _arch(arch, "finetune", "mae_finetuned_vit") for arch in _SIZES},
     architectures=(Architecture(resample="bicubic", pool="patches_then_norm"),),
-    layouts=(KeyRules(names={"norm": "fc_norm"}, prefixes=("", "module."), drop=(r"head\..*",)),),
+    layouts=(
+        KeyRules(names={"norm": "fc_norm"}, drop=(CLASSIFIER,)),
+        # main_finetune.py with --cls_token: the model's own norm, and its [CLS].
+        KeyRules(drop=(CLASSIFIER,), needs=(CLASSIFIER,), architectures=(Architecture(resample="bicubic"),)),
+    ),
     # They start as sine-cosine and are trained on.
-    fixed_positions=None,
+    position_kinds=("learned", "sincos"),
 )

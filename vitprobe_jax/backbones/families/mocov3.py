@@ -1,7 +1,7 @@
 """MoCo v3: momentum contrast (Chen et al., ICCV 2021)."""
 
 from vitprobe_jax.backbones.config import Architecture
-from vitprobe_jax.backbones.families.record import FACEBOOK, IMAGENET_1K, Arch, B, Family, KeyRules, S
+from vitprobe_jax.backbones.families.record import CLASSIFIER, FACEBOOK, IMAGENET_1K, Arch, B, Family, KeyRules, S
 
 
 def _arch(size: str, sizes: dict) -> Arch:
@@ -20,11 +20,10 @@ MOCOV3 = Family(
     archs={"vits16": _arch("s", {**S, "num_heads": 12}), "vitb16": _arch("b", B)},
     architectures=(Architecture(resample="bicubic"),),
     layouts=(
-        KeyRules(
-            prefixes=("module.base_encoder.", "base_encoder."),
-            drop=(r"head\..*", r"(?:module\.)?momentum_encoder\..*", r"(?:module\.)?predictor\..*"),
-        ),
+        KeyRules(prefix="base_encoder.", drop=(r"head\..*", r"momentum_encoder\..*", r"predictor\..*")),
+        # What facebookresearch/moco-v3 makes of it: convert_to_deit.py [`model`], and main_lincls.py with its classifier.
+        KeyRules(drop=(CLASSIFIER,)),
     ),
-    containers=("state_dict",),
-    fixed_positions=True,
+    containers=("state_dict", "model"),
+    position_kinds=("sincos_rows_first",),
 )

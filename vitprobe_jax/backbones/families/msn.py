@@ -26,7 +26,7 @@ MSN = Family(
     },
     architectures=(Architecture(resample="bicubic"),),
     layouts=(
-        KeyRules(prefixes=("module.", ""), drop=(r"fc\..*", r"pred\..*"), marks=(r"fc\..*",)),
+        KeyRules(drop=(r"fc\..*", r"pred\..*"), marks=(r"fc\..*",)),
         *huggingface.vit("vit_msn"),
     ),
     # The exponential average is what the authors evaluate.

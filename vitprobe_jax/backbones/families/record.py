@@ -2,12 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Literal
 
 from vitprobe_jax.backbones.config import Architecture, Preprocess
 
 Names = str | tuple[str | None, ...]
 """The file's name of a tensor, or of several that are stacked along the first axis; None stands for zeros. No name at all:
 the file does not hold it, and it is as the model starts it."""
+
+PositionKind = Literal["learned", "sincos", "sincos_rows_first"]
+"""Kinds of stored position embedding: trained, or fixed sine-cosine with zeros for [CLS], with the columns' half first (MAE,
+I-JEPA) or the rows' (MoCo v3)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,10 @@ class Arch:
     preprocess: Preprocess | None = None
 
 
+CLASSIFIER = r"head\.(?:weight|bias)"
+"""Of a linear classifier, as timm's models call it."""
+
+
 # Equal to itself alone, so that tables made of it can be cached.
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class KeyRules:
@@ -52,17 +61,22 @@ class KeyRules:
     Attributes:
         names: by parameter or map, what the file calls it; what is not listed is called as `PLAIN` says.
         masks: by parameter, a tensor of the file that multiplies it.
-        prefixes: that all keys may carry.
+        prefix: of the family's own, before all keys; those of wrappers (`module.`, `backbone.`, `encoder.`, `model.`)
+            are found without being listed.
         drop: regular expressions of keys, prefix aside, that are no part of the encoder or decoder.
-        marks: regular expressions of keys by which the family is told from others that call the rest alike.
+        marks: regular expressions of keys that only this family has: where they are present, no other family is considered.
+        needs: regular expressions of keys without which a file is not recognised as of the family.
+        architectures: of encoders in this layout, where they are not the family's.
         model_types: of the `config.json` of a Hugging Face folder in which these keys stand; empty for official files.
     """
 
     names: Mapping[str, Names] = dataclasses.field(default_factory=dict)
     masks: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    prefixes: tuple[str, ...] = ("",)
+    prefix: str = ""
     drop: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    architectures: tuple[Architecture, ...] = ()
     model_types: tuple[str, ...] = ()
 
 
@@ -91,10 +105,9 @@ class Family:
         archs: published checkpoints by the name of `--arch`.
         architectures: of its encoders; a file is of the first that it fits.
         layouts: how its files call their tensors.
-        containers: keys under which a checkpoint file holds the weights, in order of preference, None for the top level;
-            weights are found at the top level too where it is not named.
-        fixed_positions: whether the position embedding is a fixed sine-cosine with zeros for [CLS], or a learned one, None
-            for either; this tells files apart that call all tensors alike.
+        containers: keys under which a checkpoint file of the authors holds the weights, in order of preference, None for the
+            top level; the containers of other training code and the top level come after them.
+        position_kinds: kinds of position embedding that its files hold; these tell files apart that call all tensors alike.
         preprocess: image preparation at evaluation.
         image_size: side of the training images in pixels, where no stored grid tells.
     """
@@ -109,7 +122,7 @@ class Family:
     architectures: tuple[Architecture, ...]
     layouts: tuple[KeyRules, ...] = (KeyRules(),)
     containers: tuple[str | None, ...] = (None,)
-    fixed_positions: bool | None = False
+    position_kinds: tuple[PositionKind, ...] = ("learned",)
     preprocess: Preprocess = dataclasses.field(default_factory=Preprocess)
     image_size: int = 224
 

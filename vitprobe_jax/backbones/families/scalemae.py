@@ -1,8 +1,10 @@
 """Scale-MAE: MAE of aerial images whose positions know the ground sample distance (Reed et al., ICCV 2023)."""
 
 from vitprobe_jax.backbones.config import Architecture
-from vitprobe_jax.backbones.families.record import Arch, Family, KeyRules, L
+from vitprobe_jax.backbones.families.record import CLASSIFIER, Arch, Family, KeyRules, L
 
+# The position embedding is not used: positions are computed for each image.
+_STORED = "pos_embed"
 _FILE = "scalemae-vitlarge-800.pth"
 
 SCALEMAE = Family(
@@ -23,10 +25,20 @@ SCALEMAE = Family(
     architectures=(Architecture(positions="gsd"),),
     layouts=(
         KeyRules(
-            # The stored position embedding is not used: positions are computed for each image.
-            drop=("pos_embed", r"mask_token.*", r"decoder_.*", r"fpn\..*", r"fcn.*", r"pos_emb_projection\..*"),
+            drop=(_STORED, r"mask_token.*", r"decoder_.*", r"fpn\..*", r"fcn.*", r"pos_emb_projection\..*"),
             marks=(r"fpn\..*",),
+            needs=(r"fpn\..*",),
         ),
+        # scalemae/models_vit.py, fine-tuned: on the mean of the patches, or on [CLS].
+        KeyRules(
+            names={"norm": "fc_norm"},
+            drop=(_STORED, CLASSIFIER),
+            needs=(CLASSIFIER,),
+            architectures=(Architecture(positions="gsd", pool="patches_then_norm"),),
+        ),
+        KeyRules(drop=(_STORED, CLASSIFIER), needs=(CLASSIFIER,)),
     ),
     containers=("model",),
+    # Of the stored ones, which stay as they were.
+    position_kinds=("sincos",),
 )

@@ -1,6 +1,6 @@
 """SimMIM: masked pixel regression (Xie et al., CVPR 2022), pre-trained and fine-tuned."""
 
-from vitprobe_jax.backbones.families.beitv2 import FINETUNED, PRETRAINED, finetuned_rules, pretrained_rules
+from vitprobe_jax.backbones.families.beit import FINETUNED, PRETRAINED, finetuned_rules, pretrained_rules
 from vitprobe_jax.backbones.families.record import IMAGENET_1K, Arch, B, Family
 
 _PAGE = {
@@ -17,7 +17,7 @@ SIMMIM = Family(
     **_PAGE,
     archs={"vitb16": Arch(patch_size=16, file="simmim_pretrain__vit_base__img224__800ep.pth", **B)},
     architectures=PRETRAINED,
-    layouts=(pretrained_rules(prefixes=("encoder.", "module.encoder."), drop=(r"decoder\.0\..*",), marks=()),),
+    layouts=(pretrained_rules(drop=(r"decoder\.0\..*",), marks=(r"decoder\.0\..*",)),),
 )
 
 SIMMIM_FINETUNED = Family(

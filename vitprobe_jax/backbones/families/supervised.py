@@ -2,7 +2,7 @@
 
 from vitprobe_jax.backbones.config import Architecture, Preprocess
 from vitprobe_jax.backbones.families import huggingface
-from vitprobe_jax.backbones.families.record import FACEBOOK, IMAGENET_1K, Arch, B, Family, KeyRules, L, S
+from vitprobe_jax.backbones.families.record import CLASSIFIER, FACEBOOK, IMAGENET_1K, Arch, B, Family, KeyRules, L, S
 
 _LAYER = "encoder.layers.encoder_layer_{}"
 
@@ -72,7 +72,7 @@ DEIT = Family(
     **_DEIT,
     archs={"vits16": _deit("small", "cd65a155", S), "vitb16": _deit("base", "b5f2ef4d", B)},
     architectures=(Architecture(resample="bicubic"),),
-    layouts=(KeyRules(drop=(r"head\..*",), marks=(r"head\..*",)), *huggingface.vit("vit")),
+    layouts=(KeyRules(drop=(CLASSIFIER,)), *huggingface.vit("vit")),
 )
 
 DEIT_DISTILLED = Family(
@@ -86,7 +86,7 @@ DEIT_DISTILLED = Family(
     # The distillation token has a place in the position embedding, and is no patch: a register.
     architectures=(Architecture(resample="bicubic", num_registers=1, register_positions=True),),
     layouts=(
-        KeyRules(names={"registers": "dist_token"}, drop=(r"head\..*", r"head_dist\..*")),
+        KeyRules(names={"registers": "dist_token"}, drop=(CLASSIFIER, r"head_dist\..*")),
         *huggingface.deit(),
     ),
 )
@@ -112,6 +112,6 @@ AUGREG = Family(
         "vitl16": _augreg("large", 16, L),
     },
     architectures=(Architecture(resample="bicubic_antialias"),),
-    layouts=(KeyRules(drop=(r"head\..*",), marks=(r"head\..*",)), *huggingface.vit("vit")),
+    layouts=(KeyRules(drop=(CLASSIFIER,)), *huggingface.vit("vit")),
     preprocess=Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize_ratio=1 / 0.9),
 )
