@@ -1,14 +1,16 @@
 """Reads a pickle as data. There is no unpickling: the opcodes are interpreted on plain Python containers.
 
 Nothing in a pickle can run here, because nothing in it is ever imported or called. A name (`module.attribute`) becomes
-a `Name`, a token without behaviour, and only if the caller lists it; calling a token looks it up in the caller's table
-of constructors. A name that is listed nowhere ends the reading.
+a `Name`, a token without behaviour, and only if the caller allows it; calling a token looks it up in the caller's table
+of constructors, or gives a `Skipped`. A name that is not allowed ends the reading, and so does a skipped object that holds
+tensors: it may be the model itself.
 """
 
 import dataclasses
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Set
+from types import UnionType
 from typing import Any
 
 
@@ -48,7 +50,8 @@ def read_pickle(
     *,
     build: Mapping[str, Callable[..., Any]],
     tokens: Set[str],
-    skip: Set[str],
+    skip: Callable[[str], bool],
+    tensors: type | UnionType,
     persistent: Callable[[Any], Any],
 ) -> Any:
     """The one object that a pickle of protocol 2 to 5 holds.
@@ -57,14 +60,15 @@ def read_pickle(
         data: the pickle.
         build: by dotted name, what a call of that name gives, beside Python's own containers.
         tokens: names that may stand as values; they come out as `Name`.
-        skip: names of classes and functions whose results come out as `Skipped`.
+        skip: whether a name is of a class or function whose results come out as `Skipped`.
+        tensors: types of values that no skipped object may hold.
         persistent: what a persistent id gives.
 
     Raises:
         PickleError: damaged, or it holds a name that is listed nowhere or an opcode that no checkpoint needs.
     """
     build = {**_PYTHON, **build}
-    machine = _Machine(build, build.keys() | _PYTHON_TOKENS | tokens | skip, skip, persistent)
+    machine = _Machine(build, build.keys() | _PYTHON_TOKENS | tokens, skip, tensors, persistent)
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
@@ -80,8 +84,8 @@ def read_pickle(
 class _Machine:
     """The pickle machine's stack and memo."""
 
-    def __init__(self, build, names, skip, persistent):
-        self.build, self.names, self.skip, self.persistent = build, names, skip, persistent
+    def __init__(self, build, names, skip, tensors, persistent):
+        self.build, self.names, self.skip, self.tensors, self.persistent = build, names, skip, tensors, persistent
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -123,9 +127,11 @@ class _Machine:
             push(frozenset(map(_flat_key, self.pop_mark())))
         elif op in ("APPEND", "APPENDS"):
             items = self.pop_mark() if op == "APPENDS" else [pop()]
+            self.leave_unread(self.stack[-1], items)
             _fill(self.stack[-1], list, items)
         elif op in ("SETITEM", "SETITEMS"):
             items = self.pop_mark() if op == "SETITEMS" else [pop(), pop()][::-1]
+            self.leave_unread(self.stack[-1], items)
             _fill(self.stack[-1], dict, items)
         elif op == "ADDITEMS":
             items = self.pop_mark()
@@ -142,7 +148,10 @@ class _Machine:
             arguments, name = pop(), pop()
             push(self.call(name, arguments))
         elif op == "BUILD":
-            pop()  # An object's state: none of ours has any. An OrderedDict's is the module versions of a state_dict.
+            state = (
+                pop()
+            )  # An object's state: none of ours has any. An OrderedDict's is the module versions of a state_dict.
+            self.leave_unread(self.stack[-1], state)
             if not isinstance(self.stack[-1], (Skipped, OrderedDict)):
                 raise PickleError(f"refused: it sets the state of a {type(self.stack[-1]).__name__}; nothing was run")
         elif op == "BINPERSID":
@@ -161,11 +170,24 @@ class _Machine:
         del self.stack[at:]
         return items
 
+    def leave_unread(self, target: Any, parts: Any) -> None:
+        """Refuses a skipped object whose arguments, state or items hold tensors."""
+        if not isinstance(target, Skipped):
+            return
+        waiting, seen = [parts], set()
+        while waiting:
+            part = waiting.pop()
+            if isinstance(part, self.tensors):
+                raise PickleError(f"refused: tensors inside a {target.kind[:80]}, which is not read; nothing was run")
+            if isinstance(part, Mapping | list | tuple | set | frozenset) and id(part) not in seen:
+                seen.add(id(part))
+                waiting.extend(part.values() if isinstance(part, Mapping) else part)
+
     def name(self, module: Any, attribute: Any) -> Name:
         if not isinstance(module, str) or not isinstance(attribute, str):
             raise TypeError("a name that is no text")
         dotted = f"{module}.{attribute}"
-        if dotted not in self.names:
+        if dotted not in self.names and not self.skip(dotted):
             raise PickleError(
                 f"refused: it names {dotted[:80]!r}, which no checkpoint of weights needs; nothing was run"
             )
@@ -174,8 +196,12 @@ class _Machine:
     def call(self, name: Any, arguments: Any) -> Any:
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
             raise PickleError(f"refused: it calls a {type(name).__name__}; nothing was run")
-        if name.dotted in self.skip:
-            return Skipped(name.dotted)
+        if name.dotted not in self.build and self.skip(name.dotted):
+            skipped = Skipped(name.dotted)
+            if name.dotted.endswith(".getattr") and not (arguments and isinstance(arguments[0], Name | Skipped)):
+                raise PickleError(f"refused: it calls {name.dotted}; nothing was run")
+            self.leave_unread(skipped, arguments)
+            return skipped
         if name.dotted not in self.build:
             raise PickleError(f"refused: it calls {name.dotted}; nothing was run")
         return self.build[name.dotted](*arguments)
@@ -216,13 +242,16 @@ def _from_items(kind: type) -> Callable[..., Any]:
 _PYTHON: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda: OrderedDict(),
     "collections.defaultdict": lambda factory=None: {},
+    "collections.Counter": lambda counts=None: {**(counts or {})},
     "_codecs.encode": _encode,
     **{f"{module}.bytes": lambda: b"" for module in ("builtins", "__builtin__")},
     **{f"{module}.set": _from_items(set) for module in ("builtins", "__builtin__")},
     **{f"{module}.frozenset": _from_items(frozenset) for module in ("builtins", "__builtin__")},
     **{f"{module}.complex": complex for module in ("builtins", "__builtin__")},
 }
-# The factories of a defaultdict.
+# The factories of a defaultdict, and types that settings mention.
 _PYTHON_TOKENS = frozenset(
-    f"{module}.{kind}" for module in ("builtins", "__builtin__") for kind in ("dict", "list", "int", "float")
+    f"{module}.{kind}"
+    for module in ("builtins", "__builtin__")
+    for kind in ("dict", "list", "tuple", "int", "float", "str", "bool", "unicode", "long")
 )

@@ -13,6 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from checkpoints_convert.lazy import LazyTensor
+from checkpoints_convert.not_weights import not_weights
+from checkpoints_convert.pickle_data import Skipped
 from checkpoints_convert.torch_file import open_torch_file
 from vitprobe_jax.errors import InputError
 
@@ -100,15 +102,26 @@ def _folder_weights(folder: Path) -> dict[Path, list[str]]:
 
 
 def _open_weights(path: Path, stack: contextlib.ExitStack) -> Mapping[Any, Any]:
-    if path.suffix == ".safetensors":
-        return _open_safetensors(path, stack)
-    if path.suffix not in _TORCH_SUFFIXES:
+    if path.suffix not in (*_TORCH_SUFFIXES, ".safetensors"):
         kinds = ", ".join((*_TORCH_SUFFIXES, ".safetensors"))
         raise InputError(f"--input: {path.name} is none of {kinds}, nor a Hugging Face folder")
+    _refuse_other_files(path)
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path, stack)
     contents = stack.enter_context(open_torch_file(path))
     if not isinstance(contents, dict):
-        raise InputError(f"{path}: holds a {type(contents).__name__}, not a dict of weights; save the state_dict")
+        kind = contents.kind if isinstance(contents, Skipped) else type(contents).__name__
+        raise InputError(f"{path}: holds a {kind}, not a dict of weights; save the state_dict")
     return contents
+
+
+def _refuse_other_files(path: Path) -> None:
+    try:
+        said = not_weights(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); check the file") from error
+    if said is not None:
+        raise InputError(f"{path}: {said}")
 
 
 def _open_safetensors(path: Path, stack: contextlib.ExitStack) -> dict[str, LazyTensor]:

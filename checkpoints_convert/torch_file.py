@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,20 +49,35 @@ _DTYPES: dict[str, np.dtype] = {
     )
 } | {"torch.bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
-# What training checkpoints hold beside weights: the run's settings, paths, NumPy statistics.
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+# What training checkpoints hold beside weights, of Python, NumPy and torch: settings, paths, times, statistics. Classes of
+# other packages are skipped wherever they are.
 _SKIP = frozenset(
     {
-        "argparse.Namespace",
-        "yacs.config.CfgNode",
-        "fvcore.common.config.CfgNode",
-        "torch.device",
-        "numpy.dtype",
-        "numpy.ndarray",
-        *(f"pathlib.{kind}" for kind in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+        *(
+            "argparse.Namespace",
+            "types.SimpleNamespace",
+            "torch.device",
+            "torch.Generator",
+            "numpy.dtype",
+            "numpy.ndarray",
+        ),
+        *(f"{module}.{kind}" for module in ("pathlib", "pathlib._local") for kind in _PATHS),
+        *(f"datetime.{kind}" for kind in ("datetime", "date", "time", "timedelta", "timezone")),
+        *("uuid.UUID", "decimal.Decimal", "fractions.Fraction", "collections.deque", "functools.partial", "enum.Enum"),
+        *(
+            f"{module}.{kind}"
+            for module in ("builtins", "__builtin__")
+            for kind in ("object", "slice", "range", "getattr")
+        ),
+        *("copyreg._reconstructor", "copy_reg._reconstructor", "operator.getitem"),
+        *(f"typing.{kind}" for kind in ("Any", "Dict", "List", "Optional", "Tuple", "Union")),
         *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
         *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
     }
 )
+# Names of these packages are read only where they are listed: all else of them acts instead of holding data.
+_CLOSED = frozenset({*sys.stdlib_module_names, "__builtin__", "copy_reg", "torch", "numpy"}) - {"__main__"}
 # The first bytes of the format before torch 1.6, a row of bare pickles: protocol 2, then a ten-byte magic number.
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MAX_DIMENSIONS = 64
@@ -135,10 +151,12 @@ class _Reader:
                     "torch._utils._rebuild_tensor_v2": self.tensor,
                     "torch._utils._rebuild_tensor_v3": self.tensor_v3,
                     "torch._utils._rebuild_parameter": lambda tensor, requires_grad, hooks: tensor,
+                    "torch._utils._rebuild_parameter_with_state": lambda tensor, requires_grad, hooks, state: tensor,
                     "torch.Size": tuple,
                 },
                 tokens=_STORAGES.keys() | _DTYPES.keys() | {_UNTYPED},
-                skip=_SKIP,
+                skip=_skips,
+                tensors=LazyTensor | _Storage,
                 persistent=self.storage,
             )
         except PickleError as error:
@@ -171,8 +189,14 @@ class _Reader:
             raise PickleError(f"damaged: the storage {entry} has {size} bytes, not {count} values of {dtype}")
         return _Storage(entry, dtype, size)
 
-    def tensor(self, storage: Any, offset: Any, size: Any, stride: Any, _grad, _hooks, _metadata=None) -> LazyTensor:
-        """A strided view of a storage; offset and strides count values, and must stay within it."""
+    def tensor(self, storage: Any, offset: Any, size: Any, stride: Any, _grad, _hooks, metadata=None) -> LazyTensor:
+        """A strided view of a storage; offset and strides count values, and must stay within it.
+
+        Its metadata says whether the values are to be conjugated or negated, which torch puts off until they are used.
+        """
+        conjugated, negated = _view_bits(metadata)
+        if negated and isinstance(storage, _Storage) and storage.dtype.kind in "biu":
+            raise PickleError(f"damaged: a negative view of {storage.dtype}")
         if not isinstance(storage, _Storage):
             raise PickleError("refused: a tensor without a storage; nothing was run")
         entry, dtype = storage.entry, storage.dtype
@@ -187,7 +211,10 @@ class _Reader:
             if 0 in size:
                 return np.empty(size, dtype)
             values = np.frombuffer(self.read_storage(entry), dtype)[offset:]
-            return np.lib.stride_tricks.as_strided(values, size, [n * dtype.itemsize for n in stride], writeable=False)
+            steps = [n * dtype.itemsize for n in stride]
+            values = np.lib.stride_tricks.as_strided(values, size, steps, writeable=False)
+            values = values.conj() if conjugated else values
+            return -values if negated else values
 
         return LazyTensor(size, dtype, read)
 
@@ -195,6 +222,19 @@ class _Reader:
         """As `tensor`, for the dtypes that have no storage class of their own."""
         storage = dataclasses.replace(storage, dtype=_DTYPES[dtype.dotted])
         return self.tensor(storage, offset, size, stride, grad, hooks, metadata)
+
+
+def _skips(dotted: str) -> bool:
+    """Whether what a name makes is left unread: a listed one, or one of a package beside Python's own, torch and NumPy."""
+    return dotted in _SKIP or dotted.split(".")[0] not in _CLOSED
+
+
+def _view_bits(metadata: Any) -> tuple[bool, bool]:
+    """Whether a tensor is a conjugate view, and a negative one (torch.Tensor.is_conj, is_neg)."""
+    bits = {} if metadata is None else metadata
+    if not isinstance(bits, dict) or not all(key in ("conj", "neg") and type(on) is bool for key, on in bits.items()):
+        raise PickleError("refused: a tensor with metadata other than conjugate and negative views; nothing was run")
+    return bits.get("conj", False), bits.get("neg", False)
 
 
 def _natural(value: Any) -> int:

@@ -128,3 +128,30 @@ def test_settings_that_hold_code_are_refused_by_name(tmp_path):
     torch.save({"model": weights, "args": argparse.Namespace(model=torch.nn.Linear(1, 1))}, tmp_path / "file.pth")
     message = failure(tmp_path / "file.pth", tmp_path / "out", family="mae")
     assert "torch.nn.modules.linear.Linear" in message
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".bin"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "an empty file; download it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "a Git LFS pointer, not the file"),
+        (b"\n<!DOCTYPE html>\n<html><head>", "a web page, not a checkpoint"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a web page, not a checkpoint"),
+        (
+            "Entrée refusée : jeton invalide\n".encode() * 40,
+            "text ('Entrée refusée : jeton invalide' ...), not a checkpoint",
+        ),
+        (b'{"error": "gated"}', 'text (\'{"error": "gated"}\' ...), not a checkpoint'),
+    ],
+)
+def test_what_people_download_instead_is_named(content, said, suffix, tmp_path):
+    path = tmp_path / f"file{suffix}"
+    path.write_bytes(content)
+    for family in ("auto", "dino"):
+        assert failure(path, tmp_path / "out", family=family).startswith(f"{path}: {said}")
+
+
+def test_a_whole_pickled_model_is_named(tmp_path):
+    torch.save(argparse.Namespace(epoch=1), tmp_path / "file.pth")
+    assert "holds a argparse.Namespace, not a dict of weights" in failure(tmp_path / "file.pth", tmp_path / "out")

@@ -2,12 +2,16 @@
 
 import argparse
 import collections
+import datetime
+import enum
 import io
 import os
 import pathlib
 import pickle
 import sys
 import tempfile
+import types
+import typing
 import zipfile
 from pathlib import Path
 
@@ -340,3 +344,95 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(position, flip):
         return
     # Padding, time stamps and the like are in no checksum, and carry nothing.
     assert_same(ours, torch.load(io.BytesIO(SMALL)))
+
+
+class Settings(dict):
+    """Pickled like omegaconf's: a class of a package that is not installed here, with state of its own."""
+
+
+class Mode(enum.Enum):
+    """A setting of a training script."""
+
+    FAST = 1
+
+
+def test_objects_without_tensors_are_skipped_wherever_their_class_is(monkeypatch):
+    """None of these can be imported where the file is read."""
+    for kind, module in ((Settings, "omegaconf"), (Mode, "my_training")):
+        monkeypatch.setattr(kind, "__module__", module)
+        monkeypatch.setitem(sys.modules, module, argparse.Namespace(**{kind.__name__: kind}))
+    config = Settings(depth=12)
+    config.__dict__["_metadata"] = {"ref_type": typing.Any, "element_type": str}
+    value = {
+        "config": config,
+        "mode": Mode.FAST,
+        "when": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
+        "took": datetime.timedelta(1),
+        "space": types.SimpleNamespace(lr=0.1),
+        "path": pathlib.Path("a"),
+        "windows": pathlib.PureWindowsPath("b"),
+        "counts": collections.Counter("aab"),
+        "weight": torch.ones(2),
+    }
+    for protocol in (2, 4, 5):
+        ours = load(saved(value, pickle_protocol=protocol))
+        kinds = {key: item.kind for key, item in ours.items() if isinstance(item, Skipped)}
+        assert kinds["config"] == "omegaconf.Settings"
+        assert kinds.keys() == {"config", "mode", "when", "took", "space", "path", "windows"}
+        assert ours["counts"] == {"a": 2, "b": 1}
+        np.testing.assert_array_equal(ours["weight"], np.ones(2, np.float32))
+
+
+def test_paths_of_newer_pythons_are_skipped():
+    """3.13 keeps its classes in pathlib._local."""
+    ours = load(archive(b"\x80\x02}X\x04\x00\x00\x00pathcpathlib._local\nPosixPath\nX\x01\x00\x00\x00a\x85Rs."))
+    assert ours == {"path": Skipped("pathlib._local.PosixPath")}
+
+
+@pytest.mark.parametrize("where", ["arguments", "state", "items", "deep"])
+def test_an_object_that_holds_tensors_is_refused(where, monkeypatch):
+    """It may be the model itself, which nothing here can build."""
+    monkeypatch.setattr(Settings, "__module__", "my_training")
+    monkeypatch.setitem(sys.modules, "my_training", argparse.Namespace(Settings=Settings))
+    value = Settings(weight=torch.ones(2)) if where == "items" else Settings()
+    if where == "state":
+        value.weight = torch.ones(2)
+    elif where == "deep":
+        value.layers = [{"weight": (torch.ones(2),)}]
+    elif where == "arguments":
+        value = types.SimpleNamespace(inner=argparse.Namespace(weight=torch.ones(2)))
+    for protocol in (2, 4):
+        with pytest.raises(InputError, match=r"refused: tensors inside a .*; nothing was run"):
+            load(saved({"args": value}, pickle_protocol=protocol))
+
+
+def test_conjugate_and_negative_views_are_resolved():
+    """torch writes the values as they are stored, and in the tensor's metadata what is still to be done to them."""
+    values = torch.randn(3, 2, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    views = {"conj": values.conj(), "neg": values.conj().imag, "both": torch._neg_view(values).conj(), "plain": values}
+    assert views["conj"].is_conj()
+    assert views["neg"].is_neg()
+    for key, view in views.items():
+        np.testing.assert_array_equal(load(saved(view)), view.resolve_conj().resolve_neg().numpy(), err_msg=key)
+
+
+def test_other_metadata_is_refused():
+    metadata = b"}X\x04\x00\x00\x00taxi\x88s"
+    content = tensor_pickle().replace(b"tR.", metadata + b"tR.")
+    with pytest.raises(InputError, match="metadata other than conjugate and negative views"):
+        load(archive(content, _0=bytes(16)))
+
+
+def test_a_parameter_saved_with_its_state_is_its_tensor():
+    parameter = torch.nn.Parameter(torch.arange(3.0))
+    parameter.no_weight_decay = True
+    content = saved({"bias": parameter})
+    assert b"_rebuild_parameter_with_state" in content
+    np.testing.assert_array_equal(load(content)["bias"], np.arange(3, dtype=np.float32))
+
+
+def test_a_negative_view_of_whole_numbers_is_refused():
+    metadata = b"}X\x03\x00\x00\x00neg\x88s"
+    content = tensor_pickle().replace(b"FloatStorage", b"IntStorage").replace(b"tR.", metadata + b"tR.")
+    with pytest.raises(InputError, match="negative view of int32"):
+        load(archive(content, _0=bytes(16)))
