@@ -1,16 +1,22 @@
 """Every layout in which people have the weights, with and without --family: read right, or refused with the candidates."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from checkpoints_convert import convert
 from checkpoints_convert.matching import match
 from checkpoints_convert.sources import open_source
+from checkpoints_convert.wrappers import CONTAINERS, WORDS
+from tests.checkpoints_convert import __main__ as table
 from tests.checkpoints_convert import official_files
 from tests.checkpoints_convert.conversions import TINY, failure
+from tests.checkpoints_convert.official import lazy
 from tests.checkpoints_convert.official_layouts import LAYOUTS, under
 from vitprobe_jax.backbones.families import FAMILIES
 
@@ -125,9 +131,39 @@ def test_a_prefix_that_nothing_takes_off_is_shown(tmp_path):
         assert "its keys begin with 'visual.trunk.'" in message
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    words=st.lists(st.sampled_from((*WORDS, "_orig_mod", "_fsdp_wrapped_module")), max_size=5),
+    place=st.sampled_from((None, *CONTAINERS)),
+)
+def test_wrappers_in_any_order_and_depth_under_any_container(words, place, official):
+    """CAPI's own keys begin with `encoder.`, torchvision's too: no more is taken off than wrappers added."""
+    prefix = "".join(f"{word}." for word in words)
+    for name in ("dinov2", "capi", "torchvision", "beitv2", "mocov3"):
+        file = official(name)
+        tensors = lazy(under(prefix, {key.removeprefix("backbone."): value for key, value in file.tensors.items()}))
+        found = match(tensors if place is None else {place: tensors, "epoch": 3}, FAMILIES[file.specimen.family])
+        assert found.fits, found.problems
+        assert found.container == place
+
+
 def test_keys_that_chunks_would_make_equal_stay(tmp_path):
     """Block numbers that start anew in each chunk are not DINOv2's."""
     state = official_files.plain_state_dict(**TINY)
     state = {re.sub(r"^blocks\.(\d)\.", r"blocks.\1.0.", key): value for key, value in state.items()}
     torch.save(state, tmp_path / "file.pth")
     assert "blocks.0.0.norm1.weight, ..." in failure(tmp_path / "file.pth", tmp_path / "out", family="dino")
+
+
+def test_the_table_is_what_happens(tmp_path):
+    names = ["dinov2, chunks", "ibot, teacher"]
+    known = {row.layout: row for row in table.expected()}
+    assert list(table.outcomes(tmp_path, names)) == [known[name] for name in names]
+
+
+def test_the_page_has_the_table():
+    page = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text()
+    made = "write what `python -m tests.checkpoints_convert` prints"
+    assert page.split("<!-- layouts -->\n\n")[1].split("\n\n<!-- /layouts -->")[0] == table.markdown(
+        table.expected()
+    ), made
