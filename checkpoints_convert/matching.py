@@ -77,7 +77,7 @@ class Match:
         if self.architecture.positions == "learned":
             (part,) = self.layout.parts(Leaf("pos_embed", ()))
             key = part.key
-        if key not in self.tensors:
+        if key not in self.tensors or len(self.tensors[key].shape) != 3:
             return None
         return _position_kind(self.read(key)[0].astype(np.float32), self.architecture.num_prefix_positions)
 

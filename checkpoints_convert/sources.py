@@ -110,8 +110,10 @@ def _open_weights(path: Path, stack: contextlib.ExitStack) -> Mapping[Any, Any]:
         return _open_safetensors(path, stack)
     contents = stack.enter_context(open_torch_file(path))
     if not isinstance(contents, dict):
-        kind = contents.kind if isinstance(contents, Skipped) else type(contents).__name__
-        raise InputError(f"{path}: holds a {kind}, not a dict of weights; save the state_dict")
+        what = (
+            f"an object of class {contents.kind}" if isinstance(contents, Skipped) else f"a {type(contents).__name__}"
+        )
+        raise InputError(f"{path}: holds {what}, not a dict of weights; save the state_dict")
     return contents
 
 

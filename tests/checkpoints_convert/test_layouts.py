@@ -122,6 +122,14 @@ def test_the_kind_of_positions(kind, right, unwritten, tmp_path):
         assert "mae" not in failure(path, tmp_path / "auto", family="auto").split("give")[0]
 
 
+def test_stored_positions_that_are_not_used_may_have_any_shape(official, unwritten, tmp_path):
+    """Scale-MAE computes its own; only what they are tells its fine-tuned files from MAE's."""
+    file = official("scalemae")
+    path = file.damaged({"pos_embed": torch.ones(5)})
+    for family in ("scalemae", "auto"):
+        assert convert(path, tmp_path / family, **file.options | {"family": family}).family == "scalemae"
+
+
 def test_a_prefix_that_nothing_takes_off_is_shown(tmp_path):
     path = tmp_path / "clip.pth"
     torch.save({"state_dict": under("visual.trunk.", official_files.plain_state_dict(**TINY))}, path)

@@ -152,6 +152,8 @@ def test_what_people_download_instead_is_named(content, said, suffix, tmp_path):
         assert failure(path, tmp_path / "out", family=family).startswith(f"{path}: {said}")
 
 
-def test_a_whole_pickled_model_is_named(tmp_path):
+def test_an_object_in_the_place_of_weights_is_named(tmp_path):
     torch.save(argparse.Namespace(epoch=1), tmp_path / "file.pth")
-    assert "holds a argparse.Namespace, not a dict of weights" in failure(tmp_path / "file.pth", tmp_path / "out")
+    assert "holds an object of class argparse.Namespace, not a dict of weights" in failure(
+        tmp_path / "file.pth", tmp_path / "out"
+    )
