@@ -29,7 +29,7 @@ def candidates(source: Source) -> list[Match]:
 
 
 def recognised(source: Source) -> Family:
-    """The one family whose checkpoint a file is.
+    """The one family whose checkpoint a file is; where several fit, the one that published a file of this SHA-256.
 
     Raises:
         InputError: several families fit, or none.
@@ -38,6 +38,8 @@ def recognised(source: Source) -> Family:
     if len(found) == 1:
         return found[0].family
     if found:
+        if published := _published(source, [candidate.family for candidate in found]):
+            return published
         names = [match.family.name for match in found]
         raise InputError(
             f"{source.path}: {' and '.join(names)} call all tensors alike, so its keys cannot tell; "
@@ -58,6 +60,15 @@ def recognised(source: Source) -> Family:
         f"{source.path}: of no known family; nearest to {nearest.family.name}, but {'; '.join(nearest.problems)}; "
         "give the official file"
     )
+
+
+def _published(source: Source, families: Sequence[Family]) -> Family | None:
+    """The family of which an official file has the hash of this one, as far as digits are published."""
+    digits = {arch.sha256: family for family in families for arch in family.archs.values() if arch.sha256}
+    if not digits:
+        return None
+    sha256 = source.sha256()
+    return next((family for start, family in digits.items() if sha256.startswith(start)), None)
 
 
 def either(families: Sequence[str]) -> str:
