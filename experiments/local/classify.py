@@ -46,11 +46,13 @@ class TrainingPatches:
         bench.rows.check(view)  # Before minutes are spent on counting labels.
         majority = bench.counts(tiling, "train").majority()
         used, width = majority > 0, bench.backbone.spec.config.width
-        needed, allowed = 4 * width * int(used.sum()), bench.rows.bounds.host
+        # Twice: a variant of them is a copy, while it is on its way to the devices.
+        needed, allowed = 2 * 4 * width * int(used.sum()), bench.rows.bounds.host
         if needed > allowed:
             raise InputError(
-                f"--host_memory: {used.sum()} training patches of {bench.dataset.name} take {(needed >> 20) + 1} MiB, more "
-                f"than the {allowed >> 20} MiB that are allowed; give fewer --images_per_group, or more memory"
+                f"--host_memory: {used.sum()} training patches of {bench.dataset.name} and a copy of them take "
+                f"{(needed >> 20) + 1} MiB, more than the {allowed >> 20} MiB that are allowed; give fewer "
+                "--images_per_group, or more memory"
             )
         rows, start = np.empty((int(used.sum()), width), np.float32), 0
         for block in bench.blocks(view, "train", cell, cells):
@@ -134,8 +136,8 @@ class PatchClassifier:
         """The votes of each of `--neighbours`; of all patches there are, where they are fewer."""
         config = self.bench.config
         found = nearest(
-            queries * keep[None],
-            self.rows * keep[None],
+            queries if keep.all() else queries * keep[None],
+            self.rows if keep.all() else self.rows * keep[None],
             k=min(max(config.neighbours), len(self.rows)),
             metric=config.metric,
             memory=config.knn_memory << 20,

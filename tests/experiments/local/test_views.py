@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments.local.classify import TrainingPatches
 from experiments.local.views import block_ranges, regrouped
 from experiments.local.workbench import Workbench
 from tests.experiments.local.make_bench import Painted, make_bench, painted
@@ -36,7 +37,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """1 MiB for 70 images of 48 KiB each."""
+    """1 MiB for 70 images of 24 KiB each."""
     return bench_of(tmp_path_factory.mktemp("parts"), "--host_memory=1")
 
 
@@ -153,3 +154,21 @@ def test_chunks_are_put_together_again():
     made = list(regrouped(iter(chunks), ranges))
     for part, of_range in zip(made, ranges, strict=True):
         np.testing.assert_array_equal(part, rows[of_range.start : of_range.stop])
+
+
+def test_training_patches_that_do_not_fit_are_refused_in_one_line(tmp_path):
+    """12 images of 64 patches of 96 features, twice, are 0.56 MiB; 24 are 1.1."""
+    backbone = load_backbone("untrained_dino_tiny")
+    flags = ("--mesh=1", "--image_size=64", "--num_workers=0", "--host_memory=1", "--drop_features=0", "--methods=knn")
+    blank, mask = np.zeros((64, 64, 3), np.uint8), np.ones((64, 64), int)
+    for count in (12, 24):
+        train, val = (Painted((blank,) * n, (mask,) * n) for n in (count, 1))
+        bench = make_bench(tmp_path / str(count), painted(train, val, ("road",), tile=0), backbone, *flags)
+        if count == 12:
+            assert TrainingPatches.of(bench, bench.view("tiles"), "tiles", CELL, CELLS).rows.shape == (768, 96)
+            continue
+        with pytest.raises(
+            InputError, match="--host_memory: 1536 training patches of painted and a copy of them"
+        ) as found:
+            TrainingPatches.of(bench, bench.view("tiles"), "tiles", CELL, CELLS)
+        assert "\n" not in str(found.value)
