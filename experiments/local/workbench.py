@@ -307,7 +307,7 @@ class Workbench:
         return lambda rows: (rows - mean) / deviation
 
     def check_room(self, count: int, what: str) -> None:
-        """Makes sure that rows which are needed at once fit `--host_memory`.
+        """Makes sure that rows which are needed at once fit `--host_memory`, with a copy of them.
 
         Args:
             count: of rows.
@@ -316,12 +316,13 @@ class Workbench:
         Raises:
             InputError: they do not.
         """
-        needed, allowed = 4 * self.backbone.spec.config.width * count, self.rows.bounds.host
+        # Twice: a variant of them is a copy, while it is on its way to the devices.
+        needed, allowed = 2 * 4 * self.backbone.spec.config.width * count, self.rows.bounds.host
         if needed > allowed:
             raise InputError(
-                f"--host_memory: {count} {what} of {self.dataset.name} take {(needed >> 20) + 1} MiB, more than the "
-                f"{allowed >> 20} MiB that are allowed; give fewer --images_per_group or --val_images_per_group, or more "
-                "memory"
+                f"--host_memory: {count} {what} of {self.dataset.name} and a copy of them take {(needed >> 20) + 1} MiB, "
+                f"more than the {allowed >> 20} MiB that are allowed; give fewer --images_per_group or "
+                "--val_images_per_group, or more memory"
             )
 
     def keep(self, view: View, cell: Cell, cells: Sequence[Cell], dropped: int) -> Bool[np.ndarray, " D"]:
