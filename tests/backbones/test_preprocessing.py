@@ -103,7 +103,7 @@ def theirs(image: Image.Image, authors: Authors, side: int) -> np.ndarray:
         else:
             image = image.resize((int(short * width / height), short), authors.filter)
         width, height = image.size
-        left, top = int(round((width - side) / 2.0)), int(round((height - side) / 2.0))
+        left, top = round((width - side) / 2.0), round((height - side) / 2.0)
         image = image.crop((left, top, left + side, top + side))
     mean, std = authors.normalisation
     return (np.asarray(image, np.float64) / 255 - mean) / std

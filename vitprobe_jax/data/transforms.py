@@ -25,7 +25,7 @@ class Transform:
         crop: `family` resizes the image to `resize_ratio` x `size`, then takes the centre, as torchvision's Resize and
             CenterCrop do on PIL images; `none` resizes the whole image straight to `size`, which keeps every pixel in view
             and bends the aspect.
-        resize_ratio: size of the resized image as a multiple of the crop, at least 1; unused by `none`, as are the next ones.
+        resize_ratio: size of the resized image as a multiple of the crop, at least 1; for `family` alone.
         interpolation: pillow's filter for images, with antialiasing. Masks always take the nearest pixel.
         resize_rounding: whether `resize_ratio` x `size` is truncated (`down`) or rounded (`nearest`) to whole pixels.
         aspect: `kept` resizes until the image covers `resize_ratio` x `size`; `bent` resizes both sides to exactly that.
