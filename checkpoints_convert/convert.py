@@ -107,7 +107,6 @@ def convert(
             source=input.resolve().name,
             sha256=source.sha256(),
         )
-        log(describe(spec, values, heads.origin))
         trees = [_tree(found, spec, leaves, bad) for leaves in (found.encoder_leaves(), found.decoder_leaves())]
         spec = save_backbone(output, spec, *trees, check=lambda: _refuse_bad(source.path, bad))
 
@@ -118,6 +117,7 @@ def convert(
     )
     if spec.decoder:
         log(f"decoder: {spec.decoder.depth} blocks of width {spec.decoder.width}, {spec.decoder.num_heads} heads")
+    log(describe(spec, values, heads.origin))
     log(f"dropped: {_dropped(found) or 'nothing'}; not read: {', '.join(found.unread) or 'nothing'}")
     return spec
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from checkpoints_convert.sources import Source
 from vitprobe_jax.backbones.config import BackboneSpec, Preprocess
+from vitprobe_jax.data.transforms import resized_side
 from vitprobe_jax.errors import InputError
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}
@@ -112,7 +113,7 @@ def describe(spec: BackboneSpec, values: Mapping[str, Stated], heads_origin: str
         return ", ".join(dict.fromkeys(values[name].origin if name in values else default for name in names))
 
     preprocess, side = spec.preprocess, spec.image_size[0]
-    resized = math.floor(side * preprocess.ratio_at((side, side)) + 1e-6)
+    resized = resized_side(side, preprocess.ratio_at((side, side)), preprocess.resize_rounding)
     parts = (
         f"mean {_numbers(preprocess.mean)} ({origin('mean')})",
         f"std {_numbers(preprocess.std)} ({origin('std')})",

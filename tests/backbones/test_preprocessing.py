@@ -59,7 +59,7 @@ def slowfast(side):
     return int((256 / 224) * side)
 
 
-# The default is Resize(256, interpolation=3), CenterCrop(224). DINOv2 and DINOv3 scale with the crop: int(256 * crop / 224).
+# The default is Resize(256, interpolation=3), CenterCrop(224). DINOv3 scales with the crop.
 AUTHORS = {
     "dino": Authors(),  # facebookresearch/dino, eval_knn.py and eval_linear.py
     "ibot": Authors(),  # bytedance/ibot, evaluation/eval_knn.py
@@ -69,8 +69,7 @@ AUTHORS = {
     "msn": Authors(filter=BILINEAR),  # facebookresearch/msn, logistic_eval.py
     "mae": Authors(),  # facebookresearch/mae, main_linprobe.py
     "simmim": Authors(slowfast, sizes=(192, 224, 384)),
-    # Its fine-tuning's transform, at the sizes below those where that takes all of the short side.
-    "beitv2": Authors(beitv2, sizes=(224, 256)),
+    "beitv2": Authors(beitv2, sizes=(224, 256, 384)),
     "maskfeat": Authors(slowfast, sizes=(224, 384)),
     # No evaluation is published, and the usual one is taken.
     "ijepa": Authors(),

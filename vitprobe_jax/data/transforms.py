@@ -74,7 +74,7 @@ class Transform:
         if self.crop == "none":
             return self.size, (0, 0)
         height, width = image_size
-        cover_height, cover_width = map(self._resized_side, self.size)
+        cover_height, cover_width = (resized_side(side, self.resize_ratio, self.resize_rounding) for side in self.size)
         # The side that is short of room is met exactly; torchvision truncates the other one.
         if self.aspect == "bent":
             resized = cover_height, cover_width
@@ -90,12 +90,13 @@ class Transform:
             top, left = (round(pixels / 2) for pixels in left_over)
         return resized, (top, left)
 
-    def _resized_side(self, side: int) -> int:
-        """Pixels to which a side of the output is resized before the crop."""
-        if self.resize_rounding == "nearest":
-            return round(side * self.resize_ratio)
-        # Authors divide by a share or multiply by a ratio; the margin makes whole products whole in either form.
-        return math.floor(side * self.resize_ratio + 1e-6)
+
+def resized_side(side: int, ratio: float, rounding: Literal["down", "nearest"] = "down") -> int:
+    """Pixels to which a side is resized before a crop of `side` pixels, `ratio` times as many in whole pixels."""
+    if rounding == "nearest":
+        return round(side * ratio)
+    # Authors divide by a share or multiply by a ratio; the margin makes whole products whole in either form.
+    return math.floor(side * ratio + 1e-6)
 
 
 def nearest_cells(start: int, count: int, *, length: int, cells: int) -> Int[np.ndarray, " n"]:

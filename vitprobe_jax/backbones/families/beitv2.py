@@ -49,6 +49,8 @@ _PAGE = {
     "page": "https://github.com/microsoft/unilm/tree/master/beit2",
     "licence": "MIT",
     "containers": ("model", "module"),
+    # The evaluation keeps 256 / 224 below 384 px, and takes all of the short side from there on.
+    "preprocess": Preprocess(whole_from=384),
     "preprocess_source": "beit2/datasets.py",
 }
 
@@ -77,6 +79,4 @@ BEITV2_FINETUNED = Family(
     },
     architectures=FINETUNED,
     layouts=(finetuned_rules(), *huggingface.beit(finetuned=True)),
-    # Its evaluation keeps 256 / 224 below 384 px, and takes all of the short side from there on.
-    preprocess=Preprocess(whole_from=384),
 )
