@@ -55,8 +55,8 @@ def convert(
             family's first choice unless given.
         num_heads: attention heads, for sizes that are not published.
         decoder_heads: heads of MAE's decoder, likewise.
-        mean: of the images, per RGB channel, of pixels in [0, 1]; instead of what the folder or the family says.
-        std: deviation, likewise.
+        mean: mean of the images per RGB channel, for pixels in [0, 1]; replaces what the folder or the family says.
+        std: standard deviation, likewise.
         eps: epsilon of every norm, likewise.
         name: how results call the backbone; `family_arch`, or the output folder's name, unless given.
         log: takes the lines that say what was written, what was left out, and where each setting comes from.

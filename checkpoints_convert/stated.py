@@ -24,7 +24,7 @@ class Stated:
     """A value with its origin.
 
     Attributes:
-        value: of a field of `Preprocess`, an epsilon or a head count.
+        value: what a field of `Preprocess`, an epsilon or a head count is set to.
         origin: the flag, or the file and its field.
     """
 
@@ -150,7 +150,7 @@ def _model_values(path: Path, config: Mapping[str, Any]) -> dict[str, Stated]:
 
 
 def _timm_values(path: Path, data: Mapping[str, Any]) -> dict[str, Stated]:
-    """Of `pretrained_cfg`, as timm's `resolve_data_config` and `transforms_imagenet_eval` read it."""
+    """Reads `pretrained_cfg` as timm's `resolve_data_config` and `transforms_imagenet_eval` do."""
 
     def stated(name: str, value: Any) -> Stated:
         return Stated(value, f"config.json: {name}")
@@ -185,7 +185,7 @@ def _timm_values(path: Path, data: Mapping[str, Any]) -> dict[str, Stated]:
 
 
 def _processor_values(path: Path, data: Mapping[str, Any]) -> dict[str, Stated]:
-    """Of transformers' image processors: `image_mean`, `image_std`, `resample`, and resize and crop."""
+    """Reads `preprocessor_config.json` as transformers' image processors do."""
 
     def stated(name: str, value: Any) -> Stated:
         return Stated(value, f"{path.name}: {name}")
