@@ -3,7 +3,7 @@
 Its layout is SimMIM's too: query and value have biases of their own, keys none; LayerScale goes by `gamma_1`, `gamma_2`.
 """
 
-from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.config import Architecture, Preprocess
 from vitprobe_jax.backbones.families import huggingface
 from vitprobe_jax.backbones.families.record import IMAGENET_1K, Arch, B, Family, KeyRules, L
 
@@ -49,6 +49,9 @@ _PAGE = {
     "page": "https://github.com/microsoft/unilm/tree/master/beit2",
     "licence": "MIT",
     "containers": ("model", "module"),
+    # The evaluation keeps 256 / 224 below 384 px, and takes all of the short side from there on.
+    "preprocess": Preprocess(whole_from=384),
+    "preprocess_source": "beit2/datasets.py",
 }
 
 BEITV2 = Family(

@@ -32,4 +32,5 @@ DINO = Family(
         *huggingface.vit("vit"),
     ),
     containers=(None, "teacher", "student"),
+    preprocess_source="eval_knn.py",
 )

@@ -42,4 +42,5 @@ DINOV3 = Family(
         ),
         *huggingface.dinov3(),
     ),
+    preprocess_source="dinov3/data/transforms.py",
 )

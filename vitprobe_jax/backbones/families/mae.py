@@ -1,6 +1,6 @@
 """MAE: masked pixel reconstruction (He et al., CVPR 2022), pre-trained and fine-tuned."""
 
-from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.config import Architecture, Preprocess
 from vitprobe_jax.backbones.families import huggingface
 from vitprobe_jax.backbones.families.record import FACEBOOK, IMAGENET_1K, Arch, B, Family, H, KeyRules, L
 
@@ -46,6 +46,7 @@ MAE = Family(
         *huggingface.vit("vit_mae", "vit", decoder=True),
     ),
     fixed_positions=True,
+    preprocess_source="main_linprobe.py",
 )
 
 MAE_FINETUNED = Family(
@@ -57,4 +58,7 @@ MAE_FINETUNED = Family(
     layouts=(KeyRules(names={"norm": "fc_norm"}, prefixes=("", "module."), drop=(r"head\..*",)),),
     # They start as sine-cosine and are trained on.
     fixed_positions=None,
+    # Its evaluation keeps 256 / 224 up to 224 px, and takes all of the short side above.
+    preprocess=Preprocess(whole_from=225),
+    preprocess_source="util/datasets.py",
 )

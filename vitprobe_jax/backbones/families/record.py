@@ -96,6 +96,8 @@ class Family:
         fixed_positions: whether the position embedding is a fixed sine-cosine with zeros for [CLS], or a learned one, None
             for either; this tells files apart that call all tensors alike.
         preprocess: image preparation at evaluation.
+        preprocess_source: where the authors' code prepares images at evaluation, a file of their repository; empty where
+            they published no evaluation.
         image_size: side of the training images in pixels, where no stored grid tells.
     """
 
@@ -111,6 +113,7 @@ class Family:
     containers: tuple[str | None, ...] = (None,)
     fixed_positions: bool | None = False
     preprocess: Preprocess = dataclasses.field(default_factory=Preprocess)
+    preprocess_source: str = ""
     image_size: int = 224
 
 
