@@ -13,7 +13,7 @@ from vitprobe_jax.backbones.families import FAMILIES
 from vitprobe_jax.errors import InputError
 
 _OF_INPUT = ("input", "output", "download", "cache_dir")
-_OF_CONVERSION = ("container", "num_heads", "decoder_heads", "name")
+_OF_CONVERSION = ("container", "num_heads", "decoder_heads", "mean", "std", "eps", "name")
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -49,7 +49,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "num_heads",
         None,
-        "Attention heads, for sizes that are not published; needed where the file does not tell them.",
+        "Attention heads, for sizes that are not published; needed where neither the file nor its config.json tells them.",
         lower_bound=1,
         flag_values=values,
     )
@@ -58,6 +58,20 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         None,
         "Heads of MAE's decoder, for sizes that are not published.",
         lower_bound=1,
+        flag_values=values,
+    )
+    for name, what in (("mean", "Mean"), ("std", "Standard deviation")):
+        flags.DEFINE_list(
+            name,
+            None,
+            f"{what} of the images, for red, green and blue in 0..1, as 0.5,0.5,0.5; that of the folder's config.json or "
+            "preprocessor_config.json, else the family's, unless given.",
+            flag_values=values,
+        )
+    flags.DEFINE_float(
+        "eps",
+        None,
+        "Epsilon of every norm; that of the folder's config.json, else the family's, unless given.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -126,11 +140,22 @@ def main(argv: Sequence[str]) -> None:
         container=values.container,
         num_heads=values.num_heads,
         decoder_heads=values.decoder_heads,
+        mean=_numbers("mean", values.mean),
+        std=_numbers("std", values.std),
+        eps=values.eps,
         name=values.name,
         log=print,
     )
     if values.family == AUTO:
         print(f"recognised as {spec.family}: {spec.objective}")
+
+
+def _numbers(flag: str, words: Sequence[str] | None) -> list[float] | None:
+    """The numbers of a flag that takes a list."""
+    try:
+        return None if words is None else [float(word) for word in words]
+    except ValueError as error:
+        raise InputError(f"--{flag}: {','.join(words)!r} is not three numbers; give them as 0.5,0.5,0.5") from error
 
 
 def _refuse(values: flags.FlagValues, names: Sequence[str], why: str) -> None:

@@ -1,8 +1,9 @@
 """Official checkpoint -> Flax parameters in a folder: `backbone.json`, `params/` and, for MAE with one, `decoder/`."""
 
+import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from checkpoints_convert.leaves import Leaf, Sizes
 from checkpoints_convert.matching import Match, match
 from checkpoints_convert.recognition import candidates, either, holds, recognised
 from checkpoints_convert.sources import Source, open_source
+from checkpoints_convert.stated import Stated, describe, flag_values, overridden, prepared, stated_values
 from checkpoints_convert.wrappers import CONTAINERS, forms
 from vitprobe_jax.backbones.config import BackboneSpec, DecoderConfig, Preprocess, ViTConfig, sized
 from vitprobe_jax.backbones.families import FAMILIES, Arch, Family
@@ -34,14 +36,17 @@ def convert(
     container: str | None = None,
     num_heads: int | None = None,
     decoder_heads: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    eps: float | None = None,
     name: str | None = None,
     log: Callable[[str], None] = logging.info,
 ) -> BackboneSpec:
     """Converts an official checkpoint; the output folder appears whole, or not at all.
 
-    Sizes come from the file, head counts from the file where it tells them, else from `arch` (the published one of these
-    sizes unless given) or the arguments. Weights are stored in float32, and read one after another. The epsilon of norms is
-    the official one for Hugging Face folders too, whose `config.json` often says 1e-12.
+    Sizes come from the file, head counts from its tensors or its `config.json`, else from `arch` (the published one of these
+    sizes unless given) or the arguments. Weights are stored in float32, and read one after another. Image preparation and
+    the epsilon of norms are those of the arguments, else what a folder of Hugging Face or timm states, else the family's.
 
     Args:
         input: a `.pth`, `.pt`, `.pth.tar`, `.pyth`, `.bin` or `.safetensors` file, or a Hugging Face folder.
@@ -52,8 +57,11 @@ def convert(
             `state_dict_ema`, `state_dict`); the family's first choice unless given.
         num_heads: attention heads, for sizes that are not published.
         decoder_heads: heads of MAE's decoder, likewise.
+        mean: mean of the images per RGB channel, for pixels in [0, 1]; replaces what the folder or the family says.
+        std: standard deviation, likewise.
+        eps: epsilon of every norm, likewise.
         name: how results call the backbone; `family_arch`, or the output folder's name, unless given.
-        log: takes the lines that say what was written and what was left out.
+        log: takes the lines that say what was written, what was left out, and where each setting comes from.
 
     Returns:
         The record that `backbone.json` holds.
@@ -73,24 +81,30 @@ def convert(
     if name is not None:
         _check_name(name)
     check_output(output)
+    given = flag_values(mean, std, eps)
 
     with open_source(input) as source:
         record = record or recognised(source)
         found = _find(source, record, published, arch, container)
         fitting = _fitting(found) if published is None else {arch: published}
-        heads = _heads(found, fitting, num_heads)
-        decoder = _decoder_config(found.decoder, fitting, decoder_heads)
-        _check_huggingface(source, found, heads, decoder)
+        values = overridden(stated_values(source), given)
+        heads = _heads(found, fitting, values.get("num_heads"), num_heads, published)
+        norm_eps = values["layer_norm_eps"].value if "layer_norm_eps" in values else found.architecture.layer_norm_eps
+        decoder = _decoder_config(found.decoder, fitting, decoder_heads, values.get("decoder_heads"), norm_eps)
+        _check_huggingface(source, found, heads.value, values.get("num_heads"), decoder)
         if name is None:
             name = f"{record.name}_{arch}" if arch else output.resolve().name
             _check_name(name)
         bad: list[str] = []
+        config = _encoder_config(found, heads.value, norm_eps)
         spec = BackboneSpec(
             name=name,
             family=record.name,
             objective=record.objective,
-            config=_encoder_config(found, heads),
-            preprocess=_preprocess(record, fitting),
+            config=config,
+            preprocess=prepared(
+                _preprocess(record, fitting), values, native_side=config.native_size[0], patch_size=config.patch_size
+            ),
             decoder=decoder,
             source=input.resolve().name,
             sha256=source.sha256(),
@@ -106,6 +120,7 @@ def convert(
     )
     if spec.decoder:
         log(f"decoder: {spec.decoder.depth} blocks of width {spec.decoder.width}, {spec.decoder.num_heads} heads")
+    log(describe(spec, values, heads.origin))
     if not fits_positions:
         log(f"note: its position embedding ({positions}) is not of a kind that {record.name} has; --family decides")
     log(f"dropped: {_dropped(found) or 'nothing'}; not read: {', '.join(found.unread) or 'nothing'}")
@@ -188,35 +203,50 @@ def _fitting(found: Match) -> dict[str, Arch]:
     return {name: arch for name, arch in found.family.archs.items() if not _other_sizes(found, arch)}
 
 
-def _heads(found: Match, fitting: Mapping[str, Arch], given: int | None) -> int:
+def _heads(
+    found: Match, fitting: Mapping[str, Arch], stated: Stated | None, given: int | None, published: Arch | None
+) -> Stated:
     told = found.encoder.num_heads
     _contradicts("--num_heads", given, told, "the file")
-    if given or told:
-        return given or told
+    if given:
+        return Stated(given, "--num_heads")
+    if told:
+        return Stated(told, "the file's tensors")
+    if stated is not None and published is None:
+        return stated
     heads = {arch.num_heads for arch in fitting.values()}
     if len(heads) != 1:
         raise InputError(f"--arch: give one of {', '.join(found.family.archs)}, or --num_heads for another size")
-    return heads.pop()
+    return Stated(heads.pop(), f"{found.family.name} {' or '.join(fitting)}")
 
 
-def _decoder_config(sizes: Sizes | None, fitting: Mapping[str, Arch], given: int | None) -> DecoderConfig | None:
+def _decoder_config(
+    sizes: Sizes | None, fitting: Mapping[str, Arch], given: int | None, stated: Stated | None, eps: float
+) -> DecoderConfig | None:
     if sizes is None:
         return None
     heads = {given} if given else {arch.decoder_heads for arch in fitting.values()} - {None}
+    if not heads and stated is not None:
+        heads = {stated.value}
     if len(heads) != 1:
         raise InputError("--decoder_heads: the file holds a decoder; give its head count")
-    return DecoderConfig(width=sizes.width, depth=sizes.depth, num_heads=heads.pop(), mlp_dim=sizes.mlp_dim)
+    return DecoderConfig(
+        width=sizes.width, depth=sizes.depth, num_heads=heads.pop(), mlp_dim=sizes.mlp_dim, layer_norm_eps=eps
+    )
 
 
-def _check_huggingface(source: Source, found: Match, num_heads: int, decoder: DecoderConfig | None) -> None:
-    """What a `config.json` says and the tensors cannot: it must not contradict the family and the head counts.
-
-    Of its epsilons nothing is asked: they are often not those of the official code.
-    """
+def _check_huggingface(
+    source: Source, found: Match, num_heads: int, stated_heads: Stated | None, decoder: DecoderConfig | None
+) -> None:
+    """What a `config.json` says and the tensors cannot: it must not contradict the family and the head counts."""
+    if stated_heads is not None and stated_heads.value != num_heads:
+        raise InputError(
+            f"{source.path / stated_heads.origin} is {stated_heads.value}, where {found.family.name} has {num_heads}; "
+            "give the family, arch and heads of this model"
+        )
     wanted = {
         "model_type": found.layout.rules.model_types or tuple(_model_types(found.family)),
         "hidden_act": ("gelu",),
-        "num_attention_heads": (num_heads,),
         **({} if decoder is None else {"decoder_num_attention_heads": (decoder.num_heads,)}),
         **({"rope_theta": (found.architecture.rope_base,)} if found.architecture.rope == "axial" else {}),
     }
@@ -232,10 +262,10 @@ def _model_types(family: Family) -> set[str]:
     return {kind for rules in family.layouts for kind in rules.model_types}
 
 
-def _encoder_config(found: Match, num_heads: int) -> ViTConfig:
+def _encoder_config(found: Match, num_heads: int, eps: float) -> ViTConfig:
     sizes = found.encoder
     return sized(
-        found.architecture,
+        dataclasses.replace(found.architecture, layer_norm_eps=eps),
         patch_size=sizes.patch_size,
         width=sizes.width,
         depth=sizes.depth,

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from vitprobe_jax import cli
 from vitprobe_jax.atomic import write_whole
-from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.config import Architecture, Preprocess
 from vitprobe_jax.backbones.families import FAMILIES, Arch, Family
+from vitprobe_jax.data.transforms import resized_side
 from vitprobe_jax.errors import InputError
 
 NARROWEST, WIDEST = 120, 160
@@ -97,8 +98,19 @@ def architectures_markdown() -> str:
     return _markdown([_architecture_cells(family) for family in FAMILIES.values()])
 
 
+def preprocessing_markdown() -> str:
+    """How images are prepared for each family, and for files that differ from their family, a row each."""
+    rows = []
+    for family in FAMILIES.values():
+        special = {name: arch.preprocess for name, arch in family.archs.items() if arch.preprocess is not None}
+        rows.append(_preprocess_cells(family, "", family.preprocess))
+        rows += [_preprocess_cells(family, name, preprocess) for name, preprocess in special.items()]
+    return _markdown(rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "overview": overview_markdown,
+    "preprocessing": preprocessing_markdown,
     "architectures": architectures_markdown,
     "files": files_markdown,
 }
@@ -194,6 +206,24 @@ def _in_blocks(kind: Architecture) -> str:
         "SwiGLU": kind.mlp == "swiglu",
     }
     return ", ".join(trait for trait, present in traits.items() if present)
+
+
+def _preprocess_cells(family: Family, arch: str, preprocess: Preprocess) -> dict[str, str]:
+    sizes = (224, 384)
+    resized = [resized_side(side, preprocess.ratio_at((side, side)), preprocess.resize_rounding) for side in sizes]
+    what = {"kept": "short side", "bent": "both sides"}[preprocess.aspect]
+    larger = "" if preprocess.whole_from is None else f"; all of it from {preprocess.whole_from} px on"
+    return {
+        "family": f"`{family.name}`" + (f" `{arch}`" if arch else ""),
+        "resized, for 224 px": f"{what} to {resized[0]}",
+        "for 384 px": f"{resized[1]}{larger}",
+        "filter": preprocess.interpolation,
+        "mean": " ".join(f"{value:g}" for value in preprocess.mean),
+        "deviation": " ".join(f"{value:g}" for value in preprocess.std),
+        "as in": f"`{family.preprocess_source}`"
+        if family.preprocess_source
+        else "our choice: no evaluation is published",
+    }
 
 
 def _file_cells(family: Family, name: str) -> dict[str, str]:

@@ -40,13 +40,15 @@ class Source:
         path: what the user gave, a file or a folder.
         contents: the file's top level: tensors by key, or containers of them, and whatever else it holds.
         weights: the files that hold the tensors.
-        config: of a Hugging Face folder, its `config.json`; else empty.
+        config: of a folder of Hugging Face or timm, its `config.json`; else empty.
+        preprocessor: of a Hugging Face folder, its `preprocessor_config.json`; empty where there is none.
     """
 
     path: Path
     contents: Mapping[Any, Any]
     weights: tuple[Path, ...]
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    preprocessor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def sha256(self) -> str:
         """Of the file; of the largest weight file where there are several, the first by name among equals."""
@@ -66,6 +68,8 @@ def open_source(path: Path) -> Iterator[Source]:
         if path.is_dir():
             weights = _folder_weights(path)
             config = _read_json(path / "config.json")
+            processor = path / "preprocessor_config.json"
+            preprocessor = _read_json(processor) if processor.exists() else {}
             contents: dict[Any, Any] = {}
             for file, keys in weights.items():
                 shard = _open_weights(file, stack)
@@ -73,7 +77,7 @@ def open_source(path: Path) -> Iterator[Source]:
                 if absent:
                     raise InputError(f"{file}: lacks {', '.join(absent)}, which the index promises; download it again")
                 contents.update(shard)
-            yield Source(path, contents, tuple(weights), config)
+            yield Source(path, contents, tuple(weights), config, preprocessor)
         elif path.is_file():
             yield Source(path, _open_weights(path, stack), (path,))
         else:

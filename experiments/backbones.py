@@ -3,10 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from experiments.config import RunConfig
 from experiments.results_folder import ResultsFolder
 from vitprobe_jax.backbones.capture import check_layers
+from vitprobe_jax.backbones.config import Preprocess
 from vitprobe_jax.backbones.loading import Backbone, load_backbone
 from vitprobe_jax.backbones.untrained import OBJECTIVE as UNTRAINED_OBJECTIVE
 from vitprobe_jax.data.dataset import Dataset
@@ -66,7 +68,20 @@ def make_transform(config: RunConfig, task: Rows, backbone: Backbone) -> Transfo
     if crop == "auto":
         crop = "none" if task == "segmentation" else "family"
     size = config.image_size or spec.image_size
-    return Transform(size, crop, spec.preprocess.resize_ratio, spec.preprocess.interpolation)
+    return family_transform(spec.preprocess, size, crop)
+
+
+def family_transform(preprocess: Preprocess, size: tuple[int, int], crop: Literal["family", "none"]) -> Transform:
+    """How images of any size become `size`, in pixels, by a backbone's record."""
+    return Transform(
+        size,
+        crop,
+        preprocess.ratio_at(size),
+        preprocess.interpolation,
+        preprocess.resize_rounding,
+        preprocess.aspect,
+        preprocess.crop_rounding,
+    )
 
 
 def note_backbone(backbone: Backbone, task: Rows, folder: ResultsFolder) -> None:

@@ -109,7 +109,7 @@ class RunConfig(LaunchConfig):
 
     backbones: tuple[str, ...]
     tokens: tuple[Token, ...]
-    layers: str | tuple[int, ...]
+    layers: str | tuple[int | str, ...]
     image_size: tuple[int, int] | None
     gsd: float | None
     batch_size: int
@@ -146,7 +146,8 @@ class RunConfig(LaunchConfig):
         """The wanted block numbers of a model with `depth` blocks."""
         if self.layers == "all":
             return tuple(range(depth))
-        return (depth - 1,) if self.layers == "last" else self.layers
+        named = (self.layers,) if isinstance(self.layers, str) else self.layers
+        return tuple(sorted({depth - 1 if layer == "last" else layer for layer in named}))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -264,7 +265,7 @@ def define_run_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         f"Tokens to probe, of {','.join(ALL_TOKENS)}; the rotated ones are q and k after RoPE, where a model has it; x2_raw "
         "is the output of a block before the final norm.",
     )
-    define.string("layers", "last", "Blocks to probe: last, all, or numbers from 0 on, as 0,5,11.")
+    define.string("layers", "last", "Blocks to probe: last, all, or numbers from 0 on, as 0,5,11 or 7,last.")
     define.string("image_size", "", "Side in pixels, as 224, or HEIGHTxWIDTH; default: each backbone's own.")
     define.float(
         "gsd",
@@ -472,10 +473,13 @@ def _expanded(name: str) -> list[str]:
     return found
 
 
-def _layers(text: str) -> str | tuple[int, ...]:
+def _layers(text: str) -> str | tuple[int | str, ...]:
+    """`last`, `all`, or block numbers, ascending, with `last` at the end where it stands among them."""
     if text in ("last", "all"):
         return text
-    return tuple(sorted(set(numbers("layers", text.split(",")))))
+    named = [part.strip() for part in text.split(",")]
+    last = ("last",) if "last" in named else ()
+    return tuple(sorted(set(numbers("layers", [part for part in named if part != "last"])))) + last
 
 
 def image_size(flag: str, text: str) -> tuple[int, int] | None:

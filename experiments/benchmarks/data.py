@@ -174,7 +174,7 @@ def prepare_torch(config: BenchConfig, folder: Path, workers: int, log: Path) ->
 
     t, library, expected = torchvision.transforms, _transform(config), Preprocess()
     steps = [
-        t.Resize(round(config.image_size * library.resize_ratio), t.InterpolationMode.BICUBIC),
+        t.Resize(int(config.image_size * library.resize_ratio), t.InterpolationMode.BICUBIC),
         t.CenterCrop(config.image_size),
         t.ToTensor(),
         t.Normalize(expected.mean, expected.std),

@@ -107,20 +107,21 @@ class PatchClassifier:
                 by_variant = zip(self.keeps, predict(self.probes(method), queries), strict=True)
                 told |= {(method, dropped): concepts for dropped, concepts in by_variant}
                 continue
-            shifts, scales = self._norms(method, queries.shape[-1])
-            for (dropped, keep), shift, scale in zip(self.keeps.items(), shifts, scales, strict=True):
-                voted = self._by_neighbours(queries, shift[None], scale[None] * keep[None])
-                suffix = " batchnorm" if method == "knn_batchnorm" else ""
+            suffix = " batchnorm" if method == "knn_batchnorm" else ""
+            for variant, dropped in enumerate(self.keeps):
+                voted = self._by_neighbours(queries, variant, method)
                 told |= {(f"{name}{suffix}", dropped): concepts for name, concepts in voted.items()}
         return told
 
-    def _norms(self, method: str, width: int) -> tuple[Float[np.ndarray, "V D"], Float[np.ndarray, "V D"]]:
-        """What each variant's features are lessened and multiplied by: nothing, or as the BatchNorm of the linear probe."""
-        if method == "knn":
-            shape = len(self.keeps), width
-            return np.zeros(shape, np.float32), np.ones(shape, np.float32)
-        probes = self.probes("linear_batchnorm")
-        return np.asarray(probes.mean), 1 / np.sqrt(np.asarray(probes.variance) + EPSILON)
+    def _prepared(self, rows: Float[np.ndarray, "n D"], variant: int, method: str) -> Float[np.ndarray, "n D"]:
+        """Rows as a variant's search sees them: without what it leaves out, and perhaps normalised as the linear probe's."""
+        keep = list(self.keeps.values())[variant]
+        if method == "knn_batchnorm":
+            probes = self.probes("linear_batchnorm")
+            mean, variance = np.asarray(probes.mean[variant]), np.asarray(probes.variance[variant])
+            return (rows - mean[None]) * (keep / np.sqrt(variance + EPSILON))[None]
+        # A copy only where it differs.
+        return rows if keep.all() else rows * keep[None]
 
     def probes(self, method: str) -> LinearProbes:
         """The linear probes of all variants, in the order of `keeps`."""
@@ -139,12 +140,12 @@ class PatchClassifier:
             mesh=self.bench.mesh,
         )
 
-    def _by_neighbours(self, queries, shift, scale) -> dict[str, Int[np.ndarray, " Q"]]:
+    def _by_neighbours(self, queries, variant: int, method: str) -> dict[str, Int[np.ndarray, " Q"]]:
         """The votes of each of `--neighbours`; of all patches there are, where they are fewer."""
         config = self.bench.config
         found = nearest(
-            (queries - shift) * scale,
-            (self.rows - shift) * scale,
+            self._prepared(queries, variant, method),
+            self._prepared(self.rows, variant, method),
             k=min(max(config.neighbours), len(self.rows)),
             metric=config.metric,
             memory=config.knn_memory << 20,

@@ -130,7 +130,8 @@ def frame_patches(boxes: Sequence[TileBox], grid: tuple[int, int], size: tuple[i
 class _Pooling:
     """Pools the objects of blocks of whole frames, some frames of one size in each call.
 
-    Calls have as many frames and boxes as few programs need, so an object's feature is the same in every block.
+    Frames and boxes of a call are padded to few shapes, so that few programs are compiled. A feature depends on its own
+    frame and box alone, so it is the same to the last bit in any block and any process.
     """
 
     def __init__(self, bench: Workbench, objects: Objects, tiling: str, first: Int[np.ndarray, " S"]):

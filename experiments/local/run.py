@@ -114,8 +114,10 @@ def few_images(dataset: str, split: Split, lacking: Mapping[str, int]) -> str:
         lacking: how many images each of these groups has.
     """
     few = [f"{name} has {count}" for name, count in lacking.items() if count]
-    more = [f"{len(few) - 5} others have some"] if len(few) > 5 else []
-    none = [f"{len(lacking) - len(few)} have none"] if len(few) < len(lacking) else []
+    others = len(few) - 5
+    more = [f"{others} other{'s have' if others > 1 else ' has'} some"] if others > 0 else []
+    empty = len(lacking) - len(few)
+    none = [f"{empty} {'have' if empty > 1 else 'has'} none"] if empty else []
     shown = "; ".join([*few[:5], *more, *none])
     flag = "images_per_group" if split == "train" else "val_images_per_group"
     return f"{dataset}, {split}: fewer images than --{flag} asks for: {shown}; all of them are used"

@@ -137,7 +137,8 @@ class Drawn:
     ) -> Int[np.ndarray, "I P"]:
         """The concept of each patch of the transformed images or tiles, as `LabelCounts.majority`.
 
-        Pixels that show what is outside the image or tile do not vote; a patch of such pixels alone has no concept.
+        Pixels that show what is outside the image or tile do not vote; a patch of such pixels alone has no concept. Every
+        process counts its share of the images.
         """
         if not transformation.moves:
             return self.counts(tiling, split, size, patch_size).majority()
@@ -145,11 +146,12 @@ class Drawn:
         if key not in self._moved:
             images = (self.tiles if tiling == "tiles" else self.splits)[split]
             moved = TransformedSplit(images, transformation, size, self.config.seed)
+            own = ImageSubset(moved, np.array(processes.share(len(images)), int))
             transform = View({}, "", size).transform
-            counted = count_labels(moved, self.dataset.concepts, transform=transform, patch_size=patch_size)
+            counted = count_labels(own, self.dataset.concepts, transform=transform, patch_size=patch_size)
             outside = patch_votes(moved.outside.astype(int), patch_size=patch_size, num_codes=2)[:, 1]
             counted.counts[..., 0] -= outside.astype(counted.counts.dtype)
-            self._moved[key] = counted.majority()
+            self._moved[key] = processes.gathered(counted.majority())
         return self._moved[key]
 
     @functools.cached_property
@@ -307,7 +309,7 @@ class Workbench:
         return lambda rows: (rows - mean) / deviation
 
     def check_room(self, count: int, what: str) -> None:
-        """Makes sure that rows which are needed at once fit `--host_memory`.
+        """Makes sure that rows which are needed at once fit `--host_memory`, with a copy of them.
 
         Args:
             count: of rows.
@@ -316,12 +318,13 @@ class Workbench:
         Raises:
             InputError: they do not.
         """
-        needed, allowed = 4 * self.backbone.spec.config.width * count, self.rows.bounds.host
+        # Twice: a variant of them is a copy, while it is on its way to the devices.
+        needed, allowed = 2 * 4 * self.backbone.spec.config.width * count, self.rows.bounds.host
         if needed > allowed:
             raise InputError(
-                f"--host_memory: {count} {what} of {self.dataset.name} take {(needed >> 20) + 1} MiB, more than the "
-                f"{allowed >> 20} MiB that are allowed; give fewer --images_per_group or --val_images_per_group, or more "
-                "memory"
+                f"--host_memory: {count} {what} of {self.dataset.name} and a copy of them take {(needed >> 20) + 1} MiB, "
+                f"more than the {allowed >> 20} MiB that are allowed; give fewer --images_per_group or "
+                "--val_images_per_group, or more memory"
             )
 
     def keep(self, view: View, cell: Cell, cells: Sequence[Cell], dropped: int) -> Bool[np.ndarray, " D"]:

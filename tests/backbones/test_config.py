@@ -62,6 +62,14 @@ def test_a_record_of_no_model_is_refused(name, changes, named):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("field", ["interpolation", "resize_rounding", "aspect", "crop_rounding"])
+def test_an_unknown_rule_of_the_preprocessing_is_refused(field):
+    data = record("dino")
+    data["preprocess"][field] = "other"
+    with pytest.raises(InputError, match=f"{field}='other' is none of "):
+        BackboneSpec.from_json(data)
+
+
 def test_a_decoder_whose_heads_do_not_divide_its_width_is_refused():
     with pytest.raises(InputError, match="decoder: num_heads=5 does not divide the width 24"):
         DecoderConfig(width=24, depth=1, num_heads=5, mlp_dim=48)

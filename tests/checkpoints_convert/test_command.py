@@ -17,7 +17,12 @@ def test_the_command(tmp_path):
     official_files.write_dino(tmp_path / "dino.pth", **TINY, layout="teacher")
     run = command("--family=dino", "--num_heads=3", f"--input={tmp_path}/dino.pth", f"--output={tmp_path}/out")
     assert run.returncode == 0, run.stderr
-    wrote, dropped, *_ = run.stdout.splitlines()
+    wrote, used, dropped = run.stdout.splitlines()
+    assert used == (
+        "preprocessing and settings: mean 0.485 0.456 0.406 (default of dino); std 0.229 0.224 0.225 (default of dino); "
+        "short side to 13 px (default of dino); bicubic (default of dino); centre of 12 px (default of dino); "
+        "epsilon 1e-06 (default of dino); 3 heads (--num_heads)"
+    )
     assert wrote == f"wrote {tmp_path}/out: out, dino, 2 blocks of width 36, 3 heads, patches of 4 px"
     assert (
         dropped

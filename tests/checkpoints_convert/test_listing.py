@@ -10,7 +10,7 @@ from vitprobe_jax.backbones.families import FAMILIES
 from vitprobe_jax.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"README.md": ["overview"], "docs/zoo.md": ["overview", "architectures", "files"]}
+PAGES = {"README.md": ["overview"], "docs/zoo.md": ["overview", "architectures", "preprocessing", "files"]}
 ARCHS = [pytest.param(family, arch, id=f"{family}-{arch}") for family in FAMILIES for arch in FAMILIES[family].archs]
 
 
@@ -72,6 +72,18 @@ def test_the_table_fits_a_terminal_and_loses_nothing(width):
         assert read[column] == "".join("".join(row[column].split()) for row in rows), title
     for family in FAMILIES.values():
         assert listing.pattern(arch.file for arch in family.archs.values()) in read[5]
+
+
+def test_the_preprocessing_of_every_family_has_a_row():
+    titles, _, *rows = cells(listing.preprocessing_markdown())
+    assert titles == ["family", "resized, for 224 px", "for 384 px", "filter", "mean", "deviation", "as in"]
+    assert list(dict.fromkeys(row[0].split()[0] for row in rows)) == list(FAMILIES)
+    by_family = {row[0]: row[1:4] for row in rows}
+    assert by_family["dino"] == ["short side to 256", "438", "bicubic"]
+    assert by_family["augreg"] == ["short side to 248", "426", "bicubic"]
+    assert by_family["mae_finetuned"] == ["short side to 256", "384; all of it from 225 px on", "bicubic"]
+    assert by_family["scalemae"] == ["both sides to 224", "384", "bilinear"]
+    assert by_family["torchvision vitl16"] == ["short side to 242", "414", "bilinear"]
 
 
 def test_words_are_not_cut_but_in_file_names():

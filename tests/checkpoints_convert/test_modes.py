@@ -59,6 +59,22 @@ def test_a_file_is_recognised_unless_told(run, dino, tmp_path):
     assert lines[-1] == f"recognised as dino: {FAMILIES['dino'].objective}"
 
 
+@pytest.mark.usefixtures("unwritten")
+def test_flags_set_what_the_file_does_not_say(run, dino, tmp_path):
+    settings = ("--mean=0.5,0.4,0.3", "--std=0.3,0.2,0.1", "--eps=1e-5")
+    lines, error = run(f"--input={dino}", f"--output={tmp_path}/out", "--family=dino", "--num_heads=3", *settings)
+    assert error is None
+    assert "mean 0.5 0.4 0.3 (--mean); std 0.3 0.2 0.1 (--std); " in lines[1]
+    assert lines[1].endswith("; epsilon 1e-05 (--eps); 3 heads (--num_heads)")
+
+
+def test_a_mean_that_is_no_list_of_numbers_is_refused(run, dino, tmp_path):
+    files = (f"--input={dino}", f"--output={tmp_path}/out")
+    assert run(*files, "--mean=a,b,c")[1] == "--mean: 'a,b,c' is not three numbers; give them as 0.5,0.5,0.5"
+    assert run(*files, "--std=1,2")[1].startswith("--std is [1.0, 2.0], not three numbers")
+    assert run("--list", "--eps=1e-5")[1].startswith("--eps: --list prints a table")
+
+
 def test_the_official_file_is_fetched_and_converted(run, published, tmp_path):
     download = ("--download", "--family=dino", "--arch=tiny", f"--cache_dir={tmp_path}/cache")
     lines, error = run(*download)

@@ -33,6 +33,8 @@ def main(argv: Sequence[str]) -> None:
         "ade20k": write_ade20k(root / "rooms", seed=seed),
         "fair1m": write_fair1m(root / "aerial", seed=seed, num_images=4, size=(448, 448)),
         "mot17": write_mot(root / "people", seed=seed, num_frames=10, size=(240, 320)),
+        "mot16": write_mot(root / "people16", seed=seed, sequences=("MOT16-02", "MOT16-04")),
+        "mot20": write_mot(root / "people20", seed=seed, sequences=("MOT20-01", "MOT20-02")),
         "bdd100k": write_bdd100k(root / "traffic", seed=seed, num_frames=10, size=(240, 426)),
         "imagefolder": write_classes(root / "scenes", seed=seed),
         "ucmerced": write_ucmerced(root, seed=seed),

@@ -62,7 +62,7 @@ def test_a_class_that_vanishes_in_the_resize_is_no_group(folder):
             r"1 of 2 masks in .* have no image, the first is ADE_val_00000002.png",
         ),
         (lambda root: (root / "objectInfo150.txt").unlink(), r"objectInfo150.txt cannot be read \(No such file"),
-        (lambda root: (root / "objectInfo150.txt").write_bytes(b"\xff\xfe"), r"objectInfo150.txt: is no text in UTF-8"),
+        (lambda root: (root / "objectInfo150.txt").write_bytes(b"\xff\xfe"), r"objectInfo150.txt: is not UTF-8 text"),
         (lambda root: (root / "objectInfo150.txt").write_text(""), r"has no columns Idx and Name"),
         (lambda root: (root / "objectInfo150.txt").write_text("Idx,Name\n1,wall\n"), r"has no columns Idx and Name"),
         (lambda root: (root / "objectInfo150.txt").write_text("Idx\tName\n"), r"lists no classes"),

@@ -113,7 +113,7 @@ def test_nested_copies_of_cars_are_read_as_the_official_ones(tmp_path, trees):
         ("cub200", "images.txt", None, r"images.txt is missing; CUB-200-2011 has classes.txt, images.txt"),
         ("cub200", "classes.txt", None, r"has no classes.txt; give the folder that CUB-200-2011 was unpacked into"),
         ("cub200", "classes.txt", "1 a\n3 b\n", r"classes are not numbered from 1 to 2"),
-        ("cub200", "images.txt", "1 a.jpg\n1 b.jpg\n", r"images.txt: line 2 is no new number with a value behind it"),
+        ("cub200", "images.txt", "1 a.jpg\n1 b.jpg\n", r"images.txt: line 2 does not have a new number and a value"),
         ("cub200", "image_class_labels.txt", "1 1\n", r"image_class_labels.txt: image 2 is not in both it and images"),
         ("cub200", "image_class_labels.txt", "4", r"image 1 has the class 4, not one of 1 to 3"),
         ("cub200", "train_test_split.txt", "2", r"image 1 has '2', which is neither 1 \(training\) nor 0 \(test\)"),

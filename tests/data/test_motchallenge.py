@@ -170,13 +170,18 @@ def test_fingerprint_follows_frames_and_tables_not_the_place(folder, tmp_path_fa
     assert len(set(prints)) == 3
 
 
+def test_an_empty_table_of_boxes_is_refused(folder):
+    with pytest.raises(InputError, match=r"gt\.txt: is empty; restore the file"):
+        opened(folder())
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("1,2,3,4", r"gt\.txt: line 2 has 4 cells, not frame,id,left"),
         ("1,2,3,4,5,wide,1,1,1", r"gt\.txt: line 2: could not convert string to float: 'wide'"),
         ("1,two,3,4,5,6,1,1,1", r"gt\.txt: line 2: invalid literal for int"),
-        ("1,2,nan,4,5,6,1,1,1", r"gt\.txt: line 2: has a cell that is no finite number"),
+        ("1,2,nan,4,5,6,1,1,1", r"gt\.txt: line 2: has a cell that is not a finite number"),
         ("1,2,3,4,5,6,1,14,1", r"gt\.txt: line 2: has the unknown class 14"),
         ("1,2,3,4,5,6,0,0,1", r"gt\.txt: line 2: has the unknown class 0"),
         ("4,2,3,4,5,6,1,1,1", r"gt\.txt: line 2: is of frame 4, seqinfo\.ini tells of frames 1 to 3"),
@@ -195,12 +200,12 @@ def test_bad_lines_are_named(folder, line, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[Sequence]\nimDir=img1\n", r"seqinfo\.ini: tells no imDir, seqLength.*'seqLength'"),
-        ("seqLength=3\n", r"seqinfo\.ini: tells no imDir.*no section headers"),
+        ("[Sequence]\nimDir=img1\n", r"seqinfo\.ini: lacks imDir, seqLength.*'seqLength'"),
+        ("seqLength=3\n", r"seqinfo\.ini: lacks imDir.*no section headers"),
         (None, r"seqinfo\.ini cannot be read \(No such file"),
         (
             "[Sequence]\nimDir=img1\nseqLength=3\nimWidth=80\nimHeight=zwei\nimExt=.jpg",
-            r"seqinfo\.ini: tells no .*'zwei'",
+            r"seqinfo\.ini: lacks .*'zwei'",
         ),
         ("[Sequence]\nimDir=img1\nseqLength=0\nimWidth=80\nimHeight=60\nimExt=.jpg", "tells of 0 frames of 60 x 80"),
         (

@@ -74,7 +74,7 @@ def test_lists_beside_the_classes_are_the_split(trees, tmp_path):
     assert (names(dataset.splits["train"]), names(dataset.splits["val"])) == (train, val)
     for content, message in (
         (" \n", "val.txt: is empty"),
-        ("./airplane/other.jpg", "val.txt: names airplane/other.jpg, which is no image of a class"),
+        ("./airplane/other.jpg", "val.txt: names airplane/other.jpg, which is not an image of a class"),
         (f"./{train[0]}", f"val.txt: names {train[0]}, which the other list has too"),
     ):
         (folder / "val.txt").write_text(content)

@@ -118,7 +118,7 @@ def test_lists_name_images_by_their_last_parts(tmp_path, text, expected):
         (b"1.jpg", r"list.txt: 1.jpg may be train/cat/1.jpg or train/dog/1.jpg"),
         (b"cat/2.jpg", r"may be train/cat/2.jpg or train/emu/cat/2.jpg"),
         (b" \n", r"list.txt: names no image"),
-        (b"\xff\xfe", r"list.txt: is no text in UTF-8"),
+        (b"\xff\xfe", r"list.txt: is not UTF-8 text"),
         (None, r"list.txt: cannot be read"),
     ],
 )

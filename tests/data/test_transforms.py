@@ -41,7 +41,7 @@ def test_family_crop_is_torchvisions(size, interpolation):
 )
 def test_family_crop_is_torchvisions_at_any_size(height, width, side, ratio):
     image = photograph(height, width)
-    expected = tv.Compose([tv.Resize(round(side * ratio), MODES["bicubic"]), tv.CenterCrop(side)])(image)
+    expected = tv.Compose([tv.Resize(int(side * ratio), MODES["bicubic"]), tv.CenterCrop(side)])(image)
     np.testing.assert_array_equal(Transform((side, side), resize_ratio=ratio).image(image), np.asarray(expected))
 
 
@@ -93,7 +93,7 @@ sides = st.integers(8, 90)
 @given(image_size=st.tuples(sides, sides), side=st.integers(4, 40))
 def test_cropped_mask_is_torchvisions_nearest_resize(image_size, side):
     mask = every_pixel_its_own_label(*image_size)
-    resize = tv.Resize(round(side * 256 / 224), tv.InterpolationMode.NEAREST)
+    resize = tv.Resize(int(side * 256 / 224), tv.InterpolationMode.NEAREST)
     expected = np.asarray(tv.Compose([resize, tv.CenterCrop(side)])(Image.fromarray(mask)))
     transform = Transform((side, side))
     assert_equal_off_borders(transform.mask(mask, image_size), expected, transform, image_size, image_size)

@@ -169,14 +169,22 @@ class DecoderConfig(BlockTraits):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How a family prepares an image at evaluation.
+    """How a family prepares an image at evaluation: resize, centre crop, normalisation.
 
     Attributes:
         mean: per RGB channel, of pixels in [0, 1].
         std: per RGB channel, of pixels in [0, 1].
         interpolation: pillow's filter name for the resize, with antialiasing.
-        resize_ratio: the short side is resized to `resize_ratio` x the crop's side, then the centre is cropped.
+        resize_ratio: size of the resized image as a multiple of the crop.
         size: the crop's side at evaluation, in pixels; that of the native grid unless given.
+        resize_rounding: `down` truncates `resize_ratio` x side, as timm and the authors' scripts do; `nearest` rounds it, as
+            this library did in the records that do not say.
+        whole_from: crop sides from this one on, in pixels, are resized to the crop itself (`resize_ratio` is 1 there); None
+            for no such size.
+        aspect: `kept` scales the short side to `resize_ratio` x the crop; `bent` scales both sides to that, whatever the
+            image's aspect.
+        crop_rounding: where an odd number of pixels is cut off, the offset is rounded half to `even` (torchvision) or
+            `down` (transformers).
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -184,10 +192,29 @@ class Preprocess:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize_ratio: float = 256 / 224
     size: int | None = None
+    resize_rounding: Literal["down", "nearest"] = "down"
+    whole_from: int | None = None
+    aspect: Literal["kept", "bent"] = "kept"
+    crop_rounding: Literal["even", "down"] = "even"
 
     def __post_init__(self):
         if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
             raise InputError(f"mean={self.mean} and std={self.std} must hold three numbers each, those of std positive")
+        for field, options in _PREPROCESS_OPTIONS.items():
+            if getattr(self, field) not in options:
+                raise InputError(f"{field}={getattr(self, field)!r} is none of {', '.join(options)}")
+
+    def ratio_at(self, size: tuple[int, int]) -> float:
+        """`resize_ratio` for a crop of this height and width, in pixels."""
+        return 1.0 if self.whole_from is not None and max(size) >= self.whole_from else self.resize_ratio
+
+
+_PREPROCESS_OPTIONS = {
+    "interpolation": ("bicubic", "bilinear"),
+    "resize_rounding": ("down", "nearest"),
+    "aspect": ("kept", "bent"),
+    "crop_rounding": ("even", "down"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,7 +265,8 @@ class BackboneSpec:
             data = dict(data)
             config = {**data.pop("config")}
             config["grid"] = tuple(config["grid"])
-            preprocess = {**data.pop("preprocess")}
+            # Records without the field are from versions that rounded.
+            preprocess = {"resize_rounding": "nearest", **data.pop("preprocess")}
             preprocess["mean"], preprocess["std"] = tuple(preprocess["mean"]), tuple(preprocess["std"])
             decoder = data.pop("decoder", None)
             return cls(

@@ -109,7 +109,7 @@ def _read_table(path: Path) -> tuple[tuple[str, ...], bytes]:
             f"{_TABLE}"
         ) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text in UTF-8 ({error}); restore the file") from error
+        raise InputError(f"{path}: is not UTF-8 text ({error}); restore the file") from error
     header, *rows = [[cell.strip() for cell in line.split("\t")] for line in lines if line.strip()] or [[]]
     if "Idx" not in header or "Name" not in header:
         raise InputError(f"{path}: its first line has no columns Idx and Name, separated by tabs; restore the file")

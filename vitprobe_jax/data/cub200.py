@@ -66,7 +66,7 @@ def _read(path: Path) -> dict[int, str]:
         if not line.strip():
             continue
         if not number.isdecimal() or not rest.strip() or int(number) in found:
-            raise InputError(f"{path}: line {place} is no new number with a value behind it; restore the file")
+            raise InputError(f"{path}: line {place} does not have a new number and a value; restore the file")
         found[int(number)] = rest.strip()
     if not found:
         raise InputError(f"{path}: is empty; restore the file")

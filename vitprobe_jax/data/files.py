@@ -68,7 +68,7 @@ def read_lines(path: str | Path) -> list[str]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text in UTF-8 ({error}); restore the file") from error
+        raise InputError(f"{path}: is not UTF-8 text ({error}); restore the file") from error
 
 
 def file_sizes(root: Path, folders: set[str]) -> dict[str, int]:

@@ -117,6 +117,8 @@ def _read_sequence(folder: Path, copy: str, name: str, expected: str) -> tuple[S
         )
     table = folder / place / "gt/gt.txt"
     content = _read(table, expected)
+    if not content.strip():
+        raise InputError(f"{table}: is empty; restore the file")
     boxes = _read_boxes(table, content, length, image_size)
     frames = tuple(
         Frame(f"{place_of_frames}/{file}", number, tuple(boxes.get(number, ()))) for number, file in enumerate(files, 1)
@@ -136,7 +138,7 @@ def _read_info(path: Path, content: bytes) -> tuple[str, int, tuple[int, int], s
         found = section["imDir"], length, (height, width), section["imExt"]
     except (configparser.Error, KeyError, ValueError) as error:
         raise InputError(
-            f"{path}: tells no imDir, seqLength, imWidth, imHeight and imExt of a [Sequence] "
+            f"{path}: lacks imDir, seqLength, imWidth, imHeight or imExt of a [Sequence] "
             f"({' '.join(str(error).split())}); restore the file"
         ) from error
     if min(length, height, width) < 1:
@@ -149,7 +151,7 @@ def _read_boxes(path: Path, content: bytes, length: int, image_size: tuple[int, 
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no table of text ({error}); restore the file") from error
+        raise InputError(f"{path}: is not a table in UTF-8 text ({error}); restore the file") from error
     boxes: dict[int, list[Box]] = {}
     for line_number, line in enumerate(lines, 1):
         if not line.strip():
@@ -164,7 +166,7 @@ def _read_boxes(path: Path, content: bytes, length: int, image_size: tuple[int, 
         except ValueError as error:
             raise InputError(f"{where}: {error}; its cells are {_COLUMNS}, all of them numbers") from error
         if not all(map(math.isfinite, (left, top, width, height, considered, visibility))):
-            raise InputError(f"{where}: has a cell that is no finite number; its cells are {_COLUMNS}")
+            raise InputError(f"{where}: has a cell that is not a finite number; its cells are {_COLUMNS}")
         if not 1 <= number <= CLASSES:
             raise InputError(f"{where}: has the unknown class {number}; MOTChallenge's classes are 1 to {CLASSES}")
         if not 1 <= frame <= length:

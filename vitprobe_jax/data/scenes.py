@@ -143,7 +143,7 @@ def _read_splits(root: Path, files: Collection[str]) -> dict[str, Split]:
         for file in listed:
             if file not in files:
                 raise InputError(
-                    f"{path}: names {file}, which is no image of a class; give lines as ./airplane/NAME.jpg"
+                    f"{path}: names {file}, which is not an image of a class; give lines as ./airplane/NAME.jpg"
                 )
             if split_of.setdefault(file, split) != split:
                 raise InputError(f"{path}: names {file}, which the other list has too; restore the two")

@@ -4,6 +4,7 @@ Images are uint8 RGB [H, W, 3] in 0..255; the backbone normalises them on the de
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import numpy as np
@@ -21,17 +22,23 @@ class Transform:
 
     Attributes:
         size: height and width of the output, in pixels.
-        crop: `family` scales the image until it covers `resize_ratio` x `size`, then takes the centre, as torchvision's
-            Resize(int) and CenterCrop do on PIL images; `none` resizes the whole image straight to `size`, which keeps
-            every pixel in view and bends the aspect.
-        resize_ratio: of the resized image to the crop, at least 1; unused by `none`.
+        crop: `family` resizes the image to `resize_ratio` x `size`, then takes the centre, as torchvision's Resize and
+            CenterCrop do on PIL images; `none` resizes the whole image straight to `size`, which keeps every pixel in view
+            and bends the aspect.
+        resize_ratio: size of the resized image as a multiple of the crop, at least 1; for `family` alone.
         interpolation: pillow's filter for images, with antialiasing. Masks always take the nearest pixel.
+        resize_rounding: whether `resize_ratio` x `size` is truncated (`down`) or rounded (`nearest`) to whole pixels.
+        aspect: `kept` resizes until the image covers `resize_ratio` x `size`; `bent` resizes both sides to exactly that.
+        crop_rounding: where an odd number of pixels is cut off, the offset is rounded half to `even` or `down`.
     """
 
     size: tuple[int, int]
     crop: Literal["family", "none"] = "family"
     resize_ratio: float = 256 / 224
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_rounding: Literal["down", "nearest"] = "down"
+    aspect: Literal["kept", "bent"] = "kept"
+    crop_rounding: Literal["even", "down"] = "even"
 
     def __post_init__(self):
         if min(self.size) < 1:
@@ -67,15 +74,29 @@ class Transform:
         if self.crop == "none":
             return self.size, (0, 0)
         height, width = image_size
-        cover_height, cover_width = (round(side * self.resize_ratio) for side in self.size)
+        cover_height, cover_width = (resized_side(side, self.resize_ratio, self.resize_rounding) for side in self.size)
         # The side that is short of room is met exactly; torchvision truncates the other one.
-        if cover_height * width >= cover_width * height:
+        if self.aspect == "bent":
+            resized = cover_height, cover_width
+        elif cover_height * width >= cover_width * height:
             resized = cover_height, int(cover_height * width / height)
         else:
             resized = int(cover_width * height / width), cover_width
-        # Python's round, half to even, as in CenterCrop.
-        top, left = (round((total - side) / 2) for total, side in zip(resized, self.size, strict=True))
+        left_over = [total - side for total, side in zip(resized, self.size, strict=True)]
+        if self.crop_rounding == "down":
+            top, left = (pixels // 2 for pixels in left_over)
+        else:
+            # Python's round, half to even, as in CenterCrop.
+            top, left = (round(pixels / 2) for pixels in left_over)
         return resized, (top, left)
+
+
+def resized_side(side: int, ratio: float, rounding: Literal["down", "nearest"] = "down") -> int:
+    """Pixels to which a side is resized before a crop of `side` pixels, `ratio` times as many in whole pixels."""
+    if rounding == "nearest":
+        return round(side * ratio)
+    # Authors divide by a share or multiply by a ratio; the margin makes whole products whole in either form.
+    return math.floor(side * ratio + 1e-6)
 
 
 def nearest_cells(start: int, count: int, *, length: int, cells: int) -> Int[np.ndarray, " n"]:

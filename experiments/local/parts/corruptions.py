@@ -37,8 +37,8 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     keeps = {m: bench.keep(view, cell, cells, m) for m in bench.drops}
     methods = tuple(method for method in config.methods if method in FIGURE_METHODS)
     classifier = PatchClassifier.of(bench, train, keeps, methods, shots=bench.shots)
-    if classifier is None:
-        reason = "no training patch carries a concept"
+    if classifier is None or not methods:
+        reason = "no training patch carries a concept" if methods else f"it measures {', '.join(FIGURE_METHODS)} alone"
         return Measured([bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns)])
     counts = bench.counts(columns["tiling"], "val").counts
     counts = counts.reshape(-1, counts.shape[-1])

@@ -21,10 +21,13 @@ PICTURE_SIDE = 480
 def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     """Every method, variant, tiling and size of the training draw.
 
-    Pictures, of the first tiling and largest draw: `image` [n, H, W, 3] uint8, `truth` [n, H, W] and a map for each
-    `METHOD without M`, concepts from 1 on, 0 for none.
+    Pictures, of the first tiling and the data set's own draw, or else the largest one: `image` [n, H, W, 3] uint8, `truth`
+    [n, H, W] and a map for each `METHOD without M`, concepts from 1 on, 0 for none.
     """
     rows, pictures, config = [], {}, bench.config
+    # The sizes beside the data set's own draw are there for the curve alone.
+    own = bench.dataset.draw.train
+    pictured = own if own in bench.drawn.sizes else bench.shots
     for tiling in config.tiling:
         view = bench.view(tiling)
         train = TrainingPatches.of(bench, view, tiling, cell, cells)
@@ -41,7 +44,7 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
                 continue
             of_pixels = counts.reshape(-1, counts.shape[-1])
             rows += measured_rows(bench, PART.name, cell, told[shots], of_pixels, by_concept=True, **columns)
-            if (tiling, shots) == (config.tiling[0], bench.shots):
+            if (tiling, shots) == (config.tiling[0], pictured):
                 pictures = draw(bench, tiling, told[shots])
     return Measured(rows, pictures)
 

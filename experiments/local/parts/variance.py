@@ -29,8 +29,8 @@ def measure(bench: Workbench, cell: Cell, cells: Sequence[Cell]) -> Measured:
     keeps = {m: highest_variance(variance, m) for m in removed(len(variance))}
     methods = tuple(method for method in config.methods if method in FIGURE_METHODS)
     classifier = PatchClassifier.of(bench, train, keeps, methods, shots=bench.shots)
-    if classifier is None:
-        reason = "no training patch carries a concept"
+    if classifier is None or not methods:
+        reason = "no training patch carries a concept" if methods else f"it measures {', '.join(FIGURE_METHODS)} alone"
         return Measured([*rows, bench.row(PART.name, cell, measure="miou", count=0, skipped=reason, **columns)])
     if "val" in view.splits:
         counts = bench.counts(columns["tiling"], "val").counts

@@ -210,14 +210,24 @@ def test_sizes_of_the_draw_are_the_data_sets_or_those_of_the_flag(tmp_path, data
     assert held_out_size(dataclasses.replace(config, val_images_per_group=5), dataset, part) == 5
 
 
+def test_layers_may_name_the_last_block_beside_others(tmp_path):
+    """One command probes SimMIM's 8th block and the last one of backbones of any depth."""
+    values = flags.FlagValues()
+    define_local_flags(values)
+    values(["local", "--dataset=shapes:4", "--backbones=a", f"--out={tmp_path}", "--layers=7, last,0"])
+    config = local_config(values)
+    assert [config.blocks(depth) for depth in (24, 12, 8)] == [(0, 7, 23), (0, 7, 11), (0, 7)]
+
+
 @pytest.mark.parametrize(
     ("lacking", "words"),
     [
-        ({"a": 1, "b": 0}, "a has 1; 1 have none"),
+        ({"a": 1, "b": 0}, "a has 1; 1 has none"),
         (
             {name: 1 for name in "abcdefg"} | {"h": 0},
-            "a has 1; b has 1; c has 1; d has 1; e has 1; 2 others have some; 1 have none",
+            "a has 1; b has 1; c has 1; d has 1; e has 1; 2 others have some; 1 has none",
         ),
+        ({name: 1 for name in "abcdef"}, "a has 1; b has 1; c has 1; d has 1; e has 1; 1 other has some"),
         ({"a": 0, "b": 0}, "2 have none"),
     ],
 )

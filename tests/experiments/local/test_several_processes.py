@@ -40,7 +40,7 @@ def flags(tmp_path_factory):
     return (
         f"--dataset=cityscapes:{streets},mot17:{people}",
         f"--backbones={write_backbone(folder / 'mae_small')}",
-        "--parts=patches,variance,corruptions,tracking,reconstruction,context",
+        "--parts=patches,variance,corruptions,retrieval,tracking,reconstruction,context,layers",
         "--tokens=x2",
         "--layers=last",
         "--image_size=32",
@@ -49,7 +49,8 @@ def flags(tmp_path_factory):
         "--drop_features=0,8",
         "--images_per_group=2",
         "--corruptions=noise",
-        "--methods=knn",
+        "--methods=knn,knn_batchnorm,linear",
+        "--transformations=rotation",
         "--gaps=1,2",
         "--examples=3",
     )

@@ -10,6 +10,7 @@ from tests.experiments.local.pixel_bench import CELL, Frames, pixel_bench
 from vitprobe_jax.data.dataset import Annotation, Box, Dataset
 from vitprobe_jax.data.motchallenge import open_motchallenge
 from vitprobe_jax.data.tiles import tile_boxes
+from vitprobe_jax.errors import InputError
 from vitprobe_jax.metrics.measurements import make_measurements
 from vitprobe_jax.types import Concept
 
@@ -166,3 +167,14 @@ def test_people_of_an_official_tree_are_told_by_their_colours(tmp_path):
         found = values(rows, tiling=tiling, level=1.0)
         assert found["same_category"] == found["upper_bound"] == 1
         assert found["same_instance"] > 0.8
+
+
+def test_objects_whose_features_do_not_fit_are_refused_in_one_line(tmp_path):
+    objects = [(look, 1, t, 4 * t % 40, t % 24) for t, look in enumerate(patterns(100))]
+    data = dataset([frame(0, objects)] * 60, [("a", i) for i in range(60)])
+    bench = pixel_bench(tmp_path, data, *TILES, "--host_memory=1")
+    with pytest.raises(
+        InputError, match="--host_memory: the features of 6000 objects of frames take 2 MiB, more"
+    ) as found:
+        measure(bench, CELL, [CELL])
+    assert "\n" not in str(found.value)

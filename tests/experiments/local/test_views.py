@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments.local.classify import TrainingPatches
 from experiments.local.views import block_ranges, regrouped
 from experiments.local.workbench import Workbench
 from tests.experiments.local.make_bench import Painted, make_bench, painted
@@ -36,7 +37,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """1 MiB for 70 images of 48 KiB each."""
+    """1 MiB for 70 images of 24 KiB each."""
     return bench_of(tmp_path_factory.mktemp("parts"), "--host_memory=1")
 
 
@@ -114,7 +115,7 @@ def test_a_part_in_which_nothing_can_be_decoded_is_no_error_but_a_split_is(tmp_p
 def test_variances_have_the_same_bits_however_rows_are_had(kind, whole, expected, request, monkeypatch):
     monkeypatch.setattr(Workbench, "fitted_on", "val")
     bench = request.getfixturevalue(kind)
-    bench._variances.clear()
+    bench._known_moments.clear()
     view = bench.view("tiles")
     variance = bench.variance(view, CELL, CELLS)
     decoded = np.delete(expected, UNDECODED, axis=0)
@@ -122,16 +123,16 @@ def test_variances_have_the_same_bits_however_rows_are_had(kind, whole, expected
     # Of 4,224 rows: two ways of summing float64 differ by some units of the last digit.
     np.testing.assert_allclose(variance, feature_moments(flat).variance, rtol=1e-12)
     np.testing.assert_allclose(variance, flat.astype(np.float64).var(0), rtol=1e-9)
-    whole._variances.clear()
+    whole._known_moments.clear()
     np.testing.assert_array_equal(variance, whole.variance(view, CELL, CELLS))
 
 
 def test_a_view_that_is_extracted_part_by_part_leaves_its_moments_behind(parts, monkeypatch):
     monkeypatch.setattr(Workbench, "fitted_on", "val")
     view = parts.view("tiles")
-    parts._variances.clear()
+    parts._known_moments.clear()
     variance = parts.variance(view, CELL, CELLS)
-    parts._variances.clear()
+    parts._known_moments.clear()
     read(parts)
     monkeypatch.setattr(parts.rows, "blocks", None)
     np.testing.assert_array_equal(parts.variance(view, CELL, CELLS), variance)
@@ -159,6 +160,7 @@ def test_chunks_are_put_together_again():
 @pytest.mark.parametrize("kind", ["center", "standardize"])
 def test_features_are_normalised_by_the_patches_of_the_training_draw(kind, host_memory, whole, tmp_path):
     """Of every view, also where it is read in parts; which features have the highest variance is decided before."""
+    whole._known_moments.clear()  # Other tests leave those of another split.
     bench, view = bench_of(tmp_path, f"--feature_norm={kind}", f"--host_memory={host_memory}"), whole.view("tiles")
     train, val = (whole.take(view, split, CELL, CELLS).astype(np.float64) for split in ("train", "val"))
     patches = train.reshape(-1, train.shape[-1])
@@ -167,3 +169,21 @@ def test_features_are_normalised_by_the_patches_of_the_training_draw(kind, host_
     np.testing.assert_allclose(blocks, (val - patches.mean(axis=0)) / scale, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(bench.take(view, "train", CELL, CELLS)[0].dtype, np.float32)
     assert (bench.keep(view, CELL, CELLS, 8) == whole.keep(view, CELL, CELLS, 8)).all()
+
+
+def test_training_patches_that_do_not_fit_are_refused_in_one_line(tmp_path):
+    """12 images of 64 patches of 96 features, twice, are 0.56 MiB; 24 are 1.1."""
+    backbone = load_backbone("untrained_dino_tiny")
+    flags = ("--mesh=1", "--image_size=64", "--num_workers=0", "--host_memory=1", "--drop_features=0", "--methods=knn")
+    blank, mask = np.zeros((64, 64, 3), np.uint8), np.ones((64, 64), int)
+    for count in (12, 24):
+        train, val = (Painted((blank,) * n, (mask,) * n) for n in (count, 1))
+        bench = make_bench(tmp_path / str(count), painted(train, val, ("road",), tile=0), backbone, *flags)
+        if count == 12:
+            assert TrainingPatches.of(bench, bench.view("tiles"), "tiles", CELL, CELLS).rows.shape == (768, 96)
+            continue
+        with pytest.raises(
+            InputError, match="--host_memory: 1536 training patches of painted and a copy of them"
+        ) as found:
+            TrainingPatches.of(bench, bench.view("tiles"), "tiles", CELL, CELLS)
+        assert "\n" not in str(found.value)

@@ -122,6 +122,10 @@ def test_only_weights_of_imagenet_1k_stand_for_the_supervised_vit():
     assert found.rows == ()
     _, found = compare(backbones=(augreg, deit), parts=("probing",))
     assert {row.backbone for row in found.rows} == {"deit_vitb16"}
+    assert "Other weights: deit_vitb16 stands for the paper's supervised ViT, a ViT-B." in found.caveats
+    own = ("torchvision_vitb16", "torchvision", "supervised")
+    _, other = compare(backbones=(augreg, deit, own), parts=("probing",))
+    assert {row.backbone for row in other.rows} == {"torchvision_vitb16"}
     said = "augreg_vitb16: not compared; pretrained on ImageNet-21k, the paper's supervised ViT on ImageNet-1k alone."
     assert said in found.caveats
 

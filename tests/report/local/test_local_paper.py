@@ -170,9 +170,10 @@ SETTINGS = {
         ("metric", "cosine", "metric is cosine, the paper's l2"),
         ("tokens", ["x1"], "tokens is x1, the paper's x2"),
         ("layers", [5], "layers is 5, the paper's last"),
+        ("feature_norm", "standardize", "feature_norm is standardize, the paper's none"),
         ("image_size", [112, 112], "image_size is 112, 112, the paper's 224, 224"),
         ("whole_size", [256, 512], "whole_size is 256, 512, the paper's 1024, 2048"),
-        ("tile", 128, "tile is 128, the paper's 0"),
+        ("tile", 128, "tile is 128, the paper's 256"),
         ("val_images_per_group", 5, "5 images a group of cityscapes:streets are held out, in the paper 10 a group"),
     ],
 )
@@ -184,6 +185,20 @@ def test_each_setting_that_differs_is_on_the_page_and_none_that_does_not(name, v
     _, found = compare(SETTINGS | {name: value}, **options)
     assert found.caveats[0].startswith("Not a reproduction")
     assert sum(words in caveat for caveat in found.caveats) == 1
+
+
+def test_what_is_measured_beside_the_papers_token_and_block_does_not_count():
+    options = {"parts": ("patches",), "datasets": ("cityscapes:streets",), "shots": (4,)}
+    for changed in ({"layers": "all"}, {"layers": [3, 11]}, {"layers": [3, "last"]}, {"tokens": ["x1", "x2"]}):
+        _, found = compare(SETTINGS | changed, **options)
+        assert not any("Other protocol" in caveat for caveat in found.caveats), changed
+
+
+def test_tiles_of_ade20k_are_of_224_pixels():
+    options = {"parts": ("patches",), "datasets": ("ade20k:scenes",), "shots": (4,)}
+    for tile, told in ((0, False), (224, False), (112, True)):
+        _, found = compare(SETTINGS | {"tile": tile}, **options)
+        assert ("Other protocol: tile is 112, the paper's 224." in found.caveats) == told
 
 
 def test_numbers_are_compared_at_the_papers_draw():

@@ -51,7 +51,8 @@ _PAGE_1 = {
     "licence": "MIT",
     "containers": ("model", "module"),
     # microsoft/unilm, beit/README.md: both are 0.5 but for runs on ImageNet-1k alone, whose weights are not published.
-    "preprocess": Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    "preprocess": Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), whole_from=384),
+    "preprocess_source": "beit/datasets.py",
 }
 
 BEIT = Family(
@@ -84,6 +85,9 @@ _PAGE_2 = {
     "page": "https://github.com/microsoft/unilm/tree/master/beit2",
     "licence": "MIT",
     "containers": ("model", "module"),
+    # The evaluation keeps 256 / 224 below 384 px, and takes all of the short side from there on.
+    "preprocess": Preprocess(whole_from=384),
+    "preprocess_source": "beit2/datasets.py",
 }
 
 BEITV2 = Family(

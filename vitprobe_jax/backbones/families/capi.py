@@ -68,4 +68,5 @@ CAPI = Family(
             drop=(r"decoder\.blocks\.[1-9]\d*\..*", r"head\..*"),
         ),
     ),
+    preprocess_source="eval_classification.py",
 )

@@ -29,4 +29,5 @@ DINO = Family(
         *huggingface.vit("vit"),
     ),
     containers=(None, "teacher", "student"),
+    preprocess_source="eval_knn.py",
 )

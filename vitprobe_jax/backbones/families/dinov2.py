@@ -36,5 +36,6 @@ DINOV2 = Family(
     containers=(None, "teacher"),
     # Trained last at 518 px, whence its grid of positions; evaluated at 224.
     preprocess=Preprocess(size=224),
+    preprocess_source="dinov2/data/transforms.py",
     image_size=518,
 )

@@ -44,4 +44,5 @@ DINOV3 = Family(
     ),
     # facebookresearch/dinov3, train/train.py, saves its evaluated teacher so.
     containers=(None, "teacher"),
+    preprocess_source="dinov3/data/transforms.py",
 )

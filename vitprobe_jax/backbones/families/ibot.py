@@ -30,4 +30,5 @@ IBOT = Family(
         *huggingface.vit("vit"),
     ),
     containers=("state_dict", "teacher", "student", None),
+    preprocess_source="evaluation/eval_knn.py",
 )

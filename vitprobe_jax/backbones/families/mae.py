@@ -1,6 +1,6 @@
 """MAE: masked pixel reconstruction (He et al., CVPR 2022), pre-trained and fine-tuned."""
 
-from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.config import Architecture, Preprocess
 from vitprobe_jax.backbones.families import huggingface
 from vitprobe_jax.backbones.families.record import CLASSIFIER, FACEBOOK, IMAGENET_1K, Arch, B, Family, H, KeyRules, L
 
@@ -47,6 +47,7 @@ MAE = Family(
         *huggingface.vit("vit_mae", "vit", decoder=True),
     ),
     position_kinds=("sincos",),
+    preprocess_source="main_linprobe.py",
 )
 
 MAE_FINETUNED = Family(
@@ -62,4 +63,7 @@ MAE_FINETUNED = Family(
     ),
     # They start as sine-cosine and are trained on.
     position_kinds=("learned", "sincos"),
+    # Its evaluation keeps 256 / 224 up to 224 px, and takes all of the short side above.
+    preprocess=Preprocess(whole_from=225),
+    preprocess_source="util/datasets.py",
 )

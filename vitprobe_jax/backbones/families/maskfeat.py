@@ -28,4 +28,5 @@ MASKFEAT = Family(
         KeyRules(names=_NORM | {"blocks.{}.attn.qkv": tuple(f"blocks.{{}}.attn.{name}" for name in "qkv")}, drop=_DROP),
     ),
     containers=("model_state",),
+    preprocess_source="slowfast/datasets/imagenet.py",
 )

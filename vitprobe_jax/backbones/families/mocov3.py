@@ -1,6 +1,6 @@
 """MoCo v3: momentum contrast (Chen et al., ICCV 2021)."""
 
-from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.config import Architecture, Preprocess
 from vitprobe_jax.backbones.families.record import CLASSIFIER, FACEBOOK, IMAGENET_1K, Arch, B, Family, KeyRules, S
 
 
@@ -26,4 +26,7 @@ MOCOV3 = Family(
     ),
     containers=("state_dict", "model"),
     position_kinds=("sincos_rows_first",),
+    # Resize(256) without a filter is torchvision's bilinear.
+    preprocess=Preprocess(interpolation="bilinear"),
+    preprocess_source="main_lincls.py",
 )

@@ -1,6 +1,6 @@
 """MSN: masked Siamese networks (Assran et al., ECCV 2022)."""
 
-from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.config import Architecture, Preprocess
 from vitprobe_jax.backbones.families import huggingface
 from vitprobe_jax.backbones.families.record import FACEBOOK, IMAGENET_1K, Arch, B, Family, KeyRules, L, S
 
@@ -31,4 +31,7 @@ MSN = Family(
     ),
     # The exponential average is what the authors evaluate.
     containers=("target_encoder", "encoder"),
+    # Resize(256) without a filter is torchvision's bilinear.
+    preprocess=Preprocess(interpolation="bilinear"),
+    preprocess_source="logistic_eval.py",
 )

@@ -109,6 +109,8 @@ class Family:
             top level; the containers of other training code and the top level come after them.
         position_kinds: kinds of position embedding that its files hold; these tell files apart that call all tensors alike.
         preprocess: image preparation at evaluation.
+        preprocess_source: where the authors' code prepares images at evaluation, a file of their repository; empty where
+            they published no evaluation.
         image_size: side of the training images in pixels, where no stored grid tells.
     """
 
@@ -124,6 +126,7 @@ class Family:
     containers: tuple[str | None, ...] = (None,)
     position_kinds: tuple[PositionKind, ...] = ("learned",)
     preprocess: Preprocess = dataclasses.field(default_factory=Preprocess)
+    preprocess_source: str = ""
     image_size: int = 224
 
 

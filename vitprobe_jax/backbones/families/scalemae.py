@@ -1,6 +1,6 @@
 """Scale-MAE: MAE of aerial images whose positions know the ground sample distance (Reed et al., ICCV 2023)."""
 
-from vitprobe_jax.backbones.config import Architecture
+from vitprobe_jax.backbones.config import Architecture, Preprocess
 from vitprobe_jax.backbones.families.record import CLASSIFIER, Arch, Family, KeyRules, L
 
 # The position embedding is not used: positions are computed for each image.
@@ -41,4 +41,7 @@ SCALEMAE = Family(
     containers=("model",),
     # Of the stored ones, which stay as they were.
     position_kinds=("sincos",),
+    # All evaluation sets but one are resized to a square, without a crop; torchvision's filter unless it is named.
+    preprocess=Preprocess(interpolation="bilinear", resize_ratio=1.0, aspect="bent"),
+    preprocess_source="scalemae/main_linprobe.py",
 )

@@ -9,6 +9,7 @@ _PAGE = {
     "page": "https://github.com/microsoft/SimMIM",
     "licence": "MIT",
     "containers": ("model",),
+    "preprocess_source": "data/data_finetune.py",
 }
 
 SIMMIM = Family(

@@ -50,6 +50,7 @@ TORCHVISION = Family(
     architectures=(Architecture(resample="bicubic_aligned"),),
     layouts=(_torchvision("0", "3"), _torchvision("linear_1", "linear_2")),
     preprocess=Preprocess(interpolation="bilinear"),
+    preprocess_source="torchvision/models/vision_transformer.py",
 )
 
 
@@ -64,6 +65,7 @@ _DEIT = {
     "page": "https://github.com/facebookresearch/deit",
     "licence": "Apache-2.0",
     "containers": ("model",),
+    "preprocess_source": "datasets.py",
 }
 
 DEIT = Family(
@@ -114,4 +116,5 @@ AUGREG = Family(
     architectures=(Architecture(resample="bicubic_antialias"),),
     layouts=(KeyRules(drop=(CLASSIFIER,)), *huggingface.vit("vit")),
     preprocess=Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize_ratio=1 / 0.9),
+    preprocess_source="timm/data/transforms_factory.py",
 )

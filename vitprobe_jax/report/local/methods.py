@@ -4,6 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from vitprobe_jax.report.measured.rows import Row
 
+DRAWS = {"cityscapes": 4, "ade20k": 4, "fair1m": 8}
+"""Images of each city, class or kind of tile in the training draw of all published numbers but those over sizes (Sections 3
+and 5.1, A.4); other data sets have that of Cityscapes."""
 _METHODS = {
     "linear": "linear probe",
     "linear_gradient": "linear, gradient descent",
@@ -56,6 +59,12 @@ def largest_draw(rows: Sequence[Row]) -> int | None:
     """The largest size of the training draw of some rows; 0, which is all images, is larger than any."""
     sizes = shots_of(rows)
     return sizes[-1] if sizes else None
+
+
+def main_draw(dataset: str, rows: Sequence[Row]) -> int | None:
+    """The size of the training draw that sentences and tables are of: the data set's own in the paper, else the largest."""
+    own = DRAWS.get(dataset.split(":")[0], DRAWS["cityscapes"])
+    return own if own in shots_of(rows) else largest_draw(rows)
 
 
 def shots_of(rows: Iterable[Row]) -> list[int]:

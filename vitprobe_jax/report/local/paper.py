@@ -8,9 +8,9 @@ with a caveat. For a model of the paper stands the run's trained backbone of the
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from vitprobe_jax.report.local.methods import largest_draw, shots_title
+from vitprobe_jax.report.local.methods import DRAWS, largest_draw, shots_title
 from vitprobe_jax.report.measured.paper import (
     Model,
     PaperComparison,
@@ -44,14 +44,15 @@ _PROTOCOL = {
     "max_images": 0,
     "metric": "l2",
     "feature_norm": "none",
-    "tokens": ("x2",),
-    "layers": OneOf(("last", (11,))),
     "image_size": (224, 224),
 }
 """Images and tiles are of 224 pixels, features those behind the final norm of the last block (Section 3, A.1)."""
-_PROTOCOL_OF_CITYSCAPES = {"tile": OneOf((0, 256)), "whole_size": (1024, 2048)}
-_DRAW = {"cityscapes": 4, "ade20k": 4, "fair1m": 8}
-"""Images of each city, class or kind of tile in the training draw of all published numbers (Sections 3 and 5.1, A.4)."""
+_PROTOCOL_OF = {
+    "cityscapes": {"tile": OneOf((256, 0)), "whole_size": (1024, 2048)},
+    "ade20k": {"tile": OneOf((224, 0))},
+    "fair1m": {"tile": OneOf((224, 0))},
+}
+"""Tiles of Cityscapes are of 256 pixels (A.8); those of ADE20K's images of 672 x 448 are of 224, as FAIR1M's are."""
 _HELD_OUT = {"cityscapes": 10, "ade20k": 2}
 """The same of the held-out draw; FAIR1M's is not stated."""
 
@@ -276,13 +277,25 @@ def _find(part: PartTable, fact: Fact, chosen: Mapping[str, str]) -> Row | None:
         and row.features == fact.features
         and (fact.other_kind is None or _kind(row.name or "") == fact.other_kind)
     ]
-    own = [row for row in rows if row.shots == _DRAW.get(fact.kind)]
+    own = [row for row in rows if row.shots == DRAWS.get(fact.kind)]
     rows = own or [row for row in rows if row.shots == largest_draw(rows)]
     return rows[0] if rows else None
 
 
 def _kind(dataset: str) -> str:
     return dataset.split(":")[0]
+
+
+def _other_features(parts: Sequence[PartTable], compared: Collection[tuple[str, str]], config: Mapping) -> list[str]:
+    """A sentence for another token or block than the paper's, x2 of the last; further ones beside it are left alone."""
+    shown = {part.token for part in parts if (part.dataset, part.part) in compared} - {None, "x2"}
+    tokens, layers = config.get("tokens") or ["x2"], config.get("layers") or "last"
+    if "x2" not in tokens:
+        shown |= set(tokens)
+    told = [f"Other protocol: tokens is {token}, the paper's x2." for token in sorted(shown)]
+    if not isinstance(layers, str) and not {11, "last"} & set(layers):
+        told.append(f"Other protocol: layers is {', '.join(map(str, layers))}, the paper's last.")
+    return told
 
 
 def _other_draws(parts: Sequence[PartTable], chosen: Mapping[str, str], config: Mapping) -> list[str]:
@@ -293,7 +306,7 @@ def _other_draws(parts: Sequence[PartTable], chosen: Mapping[str, str], config: 
             row = _find(part, fact, chosen) if part.part == fact.part else None
             if row is None:
                 continue
-            wanted, of_paper = _DRAW.get(fact.kind), _HELD_OUT.get(fact.kind)
+            wanted, of_paper = DRAWS.get(fact.kind), _HELD_OUT.get(fact.kind)
             if row.shots is not None and row.shots != wanted:
                 told.append(
                     f"Other draw: {part.part} of {part.dataset} is measured on {shots_title(row.shots)}, the paper's number "
@@ -342,8 +355,9 @@ def _caveats(
     differing += other_weights
     unknown += unseen_weights
     differing += differing_protocol(config, _PROTOCOL)
-    if any(_kind(row.dataset) == "cityscapes" for row in rows):
-        differing += differing_protocol(config, _PROTOCOL_OF_CITYSCAPES)
+    differing += _other_features(parts, {(row.dataset, row.part) for row in rows}, config)
+    for kind in dict.fromkeys(_kind(row.dataset) for row in rows):
+        differing += differing_protocol(config, _PROTOCOL_OF.get(kind, {}))
     differing += _other_draws(parts, chosen, config)
     if any(row.part == "tracking" for row in rows):
         differing.append("Other data, or a part: the paper's tracking is on 4 videos that it does not name (A.8.2).")

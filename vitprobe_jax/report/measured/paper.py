@@ -164,7 +164,8 @@ def stand_ins(parts: Sequence[PartTable], models: Mapping[str, Model]) -> dict[s
     for key, model in models.items():
         taken = {name for other, own in models.items() if other != key for name in own.names}
         of_family = [name for name, family in families.items() if family in model.families and name not in taken]
-        exact = [name for name in of_family if name in model.names]
+        of_family.sort(key=lambda name: model.families.index(families[name]))
+        exact = [name for name in model.names if name in of_family]
         if exact or (of_family and model.leads):
             found[key] = (exact or of_family)[0]
     return found

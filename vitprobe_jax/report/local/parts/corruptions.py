@@ -122,7 +122,8 @@ def _band_figure(part: PartTable, rows: Sequence[Row], sources: Sources) -> list
             f"{FREQUENCY_DEVIATION:g} grey levels of 255 is filtered by the mask of a band and added to the image, not "
             f"rescaled. The noise alone is shown about mid grey, with {_CONTRAST} times its contrast. Masks show in white "
             "which frequencies are kept; the lowest are in the middle, half a cycle a pixel along an axis at the edges. "
-            "Figure 10 of the paper. Only that figure has the edges of the paper's bands; here they are equally wide.",
+            "Figure 10 of the paper. Only that figure has the edges of the paper's bands; here three rings are "
+            "equally wide, up to three quarters of half a cycle, and the fourth is all beyond.",
             alt="; ".join(f"{name}: {text}" for name, text in zip(named, ranges, strict=True)) + ".",
             photographs=True,
         )

@@ -11,6 +11,7 @@ from vitprobe_jax.report.local.concepts import concept_tables, ranked_concepts
 from vitprobe_jax.report.local.figures.maps import NAMED, map_figure
 from vitprobe_jax.report.local.methods import (
     is_probe,
+    main_draw,
     method_title,
     method_titles,
     methods_of,
@@ -48,20 +49,20 @@ def view(part: PartTable, sources: Sources) -> PartView:
     rows = part.rows("miou")
     tilings = [tiling for tiling in TILINGS if any(row.tiling == tiling for row in rows)]
     shown = [row for row in rows if row.tiling == tilings[0]]
-    largest = shots_of(shown)[-1]
-    last = [row for row in shown if row.shots == largest]
+    drawn = main_draw(part.dataset, shown)
+    last = [row for row in shown if row.shots == drawn]
     few = dataclasses.replace(sources, looks=sources.looks.fewer(PICTURED))
     pictures = [one for method in main_methods(last) if (one := _predictions(part, few, last, method))]
     tables = [
-        _sizes_table(shown, part.rows("pixel_accuracy", tiling=tilings[0], shots=largest)),
-        *_tiling_table([row for row in rows if row.shots == largest], tilings),
+        _sizes_table(shown, part.rows("pixel_accuracy", tiling=tilings[0], shots=drawn), drawn),
+        *_tiling_table([row for row in rows if row.shots == drawn], tilings),
         *concept_tables(
-            part.rows("iou", tiling=tilings[0], shots=largest, method=methods_of(last)[0]),
+            part.rows("iou", tiling=tilings[0], shots=drawn, method=methods_of(last)[0]),
             sources.looks,
-            f"IoU {told_by(methods_of(last)[0])}, from {shots_title(largest)}",
+            f"IoU {told_by(methods_of(last)[0])}, from {shots_title(drawn)}",
             folded=True,
         ),
-        *every_cell(part, "miou", "mIoU", method_titles, tiling=tilings[0], shots=largest),
+        *every_cell(part, "miou", "mIoU", method_titles, tiling=tilings[0], shots=drawn),
     ]
     return PartView(_answer(last), [_sizes_figure(part, shown, sources), *pictures], tables)
 
@@ -84,7 +85,7 @@ def _answer(rows: Sequence[Row]) -> Answer:
     return Answer(number(best.value), best.name, f"mIoU {told_by(main_methods(rows)[0])}", sentences)
 
 
-def _sizes_table(rows: Sequence[Row], accuracies: Sequence[Row]) -> Table:
+def _sizes_table(rows: Sequence[Row], accuracies: Sequence[Row], main: int | None) -> Table:
     sizes, entries = shots_of(rows), []
     for method in methods_of(rows):
         own = [row for row in rows if row.method == method]
@@ -93,7 +94,7 @@ def _sizes_table(rows: Sequence[Row], accuracies: Sequence[Row]) -> Table:
         values |= {(*place, "pixels"): value for place, value in exact.items()}
         entries += variant_entries(own, values, [(size,) for size in sizes] + [("pixels",)], method_title(method))
     drawn = [f"from {size or 'all'}" for size in sizes]
-    columns = [Column(f"mIoU {one}") for one in drawn] + [Column(f"Pixel accuracy {drawn[-1]}")]
+    columns = [Column(f"mIoU {one}") for one in drawn] + [Column(f"Pixel accuracy from {main or 'all'}")]
     note = (
         "From so many images of each city, class or kind of tile; held against every annotated pixel of the held-out "
         "images. Bold: the best of each method."
