@@ -37,7 +37,7 @@ class Match:
         encoder: the encoder's sizes.
         decoder: the decoder's, where the file has one.
         dropped: keys that belong to no encoder or decoder.
-        unread: entries of the file beside the weights, with the class of those that are no data.
+        unread: entries of the file beside the weights, with the class of those that hold no tensors.
         problems: what is missing, extra and mis-shaped, in words; empty for a whole checkpoint.
     """
 
@@ -72,7 +72,7 @@ class Match:
 
     @property
     def positions(self) -> PositionKind | None:
-        """Of which kind the stored position embedding is; None where there is none."""
+        """The kind of the stored position embedding; None without one."""
         key = self.layout.prefix + "pos_embed"
         if self.architecture.positions == "learned":
             (part,) = self.layout.parts(Leaf("pos_embed", ()))

@@ -1,4 +1,4 @@
-"""What a file is that is no checkpoint, told by how it begins: people have these under a checkpoint's name."""
+"""Names the kind of a file that is not a checkpoint by its first bytes: such files often carry a checkpoint's name."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Of which family a file is, and what to say where that cannot be told."""
+"""Recognises the family of a checkpoint, and words the message where several fit or none."""
 
 from collections.abc import Mapping, Sequence
 

@@ -98,6 +98,7 @@ def open_torch_file(path: Path) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
+        # zipfile raises NotImplementedError for archives of a later version of the format.
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise InputError(f"{path}: {_why_not_zip(path, error)}") from error
         yield _Reader(path, archive).contents()

@@ -27,7 +27,7 @@ class Contours:
     Attributes:
         boxes: around the pixels of each region, and around the pixels that surround each hole.
         cut: index of the cut that each box is of.
-        largest: at each cut around the region of the largest area; zeros where there is no region.
+        largest: box of the region of the largest area at each cut; zeros without a region.
     """
 
     boxes: Int[np.ndarray, "n 4"]
@@ -77,7 +77,7 @@ class _Extents:
     last: Int[np.ndarray, "T B"]
 
     def together(self, key: Int[np.ndarray, "T B"], number: int) -> "_Extents":
-        """Of components, the number of each basin's being `key`, 0 to `number` - 1."""
+        """Extents of components; `key` is the component of each basin, 0 to `number` - 1."""
         place = _places(key, number)
         tables = []
         for name, where, nothing in (
@@ -206,7 +206,7 @@ def _cut_tree(level, first, second, count: int, num_cuts: int) -> Int[np.ndarray
 
 
 def _extents(basins: _Basins, rank: Int[np.ndarray, "h w"], pixels: Int[np.ndarray, " n"], num_cuts: int) -> _Extents:
-    """Of those of some pixels, given by their indices, whose rank is above each cut."""
+    """Extents of some pixels, given by their indices, that are above each cut, by basin."""
     place = basins.of.ravel()[pixels].astype(np.int64) * (num_cuts + 1) + rank.ravel()[pixels]
     column = pixels % rank.shape[1]
     tables = []

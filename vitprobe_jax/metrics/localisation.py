@@ -56,7 +56,9 @@ def boxes_at(
         ValueError: a score is not between 0 and 1.
     """
     largest, boxes, cut, which = _boxes(score, thresholds)
-    return largest[which], [boxes[cut == t] for t in which]
+    order = np.argsort(cut, kind="stable")
+    by_cut = np.split(boxes[order], np.searchsorted(cut[order], np.arange(1, len(largest))))
+    return largest[which], [by_cut[t] for t in which]
 
 
 def best_ious(

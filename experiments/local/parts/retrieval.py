@@ -41,8 +41,8 @@ class Originals:
         view: the images.
         split: of the view.
         owner: drawn image that each image of the view belongs to.
-        number: place of each patch of the view among `rows`; -1 for one that is not there: it repeats what an earlier tile
-            shows, or its image cannot be decoded.
+        number: place of each patch of the view among `rows`; -1 for a patch that is left out, since it repeats what an
+            earlier tile shows or its image cannot be decoded.
         rows: features.
         concepts: what each of `rows` shows, from 1 on, 0 for none.
         supers: super category of each concept, as `super_categories`.

@@ -79,8 +79,8 @@ class Fact:
     part: str
     kind: str
     model: str
-    features: str
-    dropped: int
+    features: str = "all"
+    dropped: int = 0
     what: str
     columns: Mapping[str, str]
     published: float
@@ -216,8 +216,6 @@ def _failure_fact(table: Mapping) -> Fact:
         part="tracking",
         kind="bdd100k",
         model="dinov2",
-        features="all",
-        dropped=0,
         what=f"share of failed matches whose category is right, tiles (printed: more than {table['dinov2']:g})",
         columns={"measure": "failed_same_category", "setting": "all gaps", "tiling": "tiles"},
         published=table["dinov2"],
@@ -231,8 +229,6 @@ def _layer_facts(table: Mapping) -> list[Fact]:
             part="layers",
             kind="cityscapes",
             model="dinov2",
-            features="all",
-            dropped=0,
             what=f"IoU of bus by 1-NN at block {layer - 1} (layer {layer} of the paper)",
             columns={"measure": "iou", "method": "1-nn", "name": "bus"},
             published=published,
